@@ -1,0 +1,84 @@
+"""Where to look in each frame, and cutting that patch (paper section 3.2, "spatial dynamic computation").
+
+An action is four numbers in [0, 1]: (y, x, height, width). Height and width say how far a patch grows from the
+smallest side to the whole frame; y and x say where the free play that is left puts its top left corner.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PUBLISHED_INPUT_SIZE = 224
+PUBLISHED_SMALLEST_SIDE = 96
+
+
+def smallest_side(input_size: int) -> float:
+    """Side in pixels of the smallest patch: 96 of 224 pixels, and the same share of other frame sizes."""
+    return input_size * PUBLISHED_SMALLEST_SIDE / PUBLISHED_INPUT_SIZE
+
+
+def base_action(patch_size: int, input_size: int) -> float:
+    """The height and width action of a patch that needs no scaling: its side is `patch_size` pixels of the frame."""
+    low = smallest_side(input_size)
+    return (patch_size - low) / (input_size - low)
+
+
+def cut_patches(images: Tensor, actions: Tensor, output_size: int, input_size: int) -> Tensor:
+    """Cut one patch out of each image, resampled bilinearly, differentiable in the images and the actions.
+
+    images: [N, C, H, W], frames or feature maps; actions: [N, 4] in [0, 1].
+    output_size: side of the result; input_size: side in pixels of the frames that the actions speak of.
+    Returns [N, C, output_size, output_size]. The box is the same share of a feature map as of its frame. What lies
+    half a pixel outside the frame counts as zero, as in the published model.
+    """
+    corner, side = actions_to_boxes(actions, input_size)  # pixels
+    # affine_grid wants (x, y), with the frame spanning -1 .. 1.
+    scale = (side / input_size).flip(-1)
+    centre = ((2 * corner + side) / input_size - 1).flip(-1)
+    theta = torch.cat([torch.diag_embed(scale), centre.unsqueeze(-1)], dim=-1)  # [N, 2, 3]
+    grid = F.affine_grid(theta, [len(images), 1, output_size, output_size], align_corners=False)
+    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def actions_to_boxes(actions: Tensor, input_size: int) -> tuple[Tensor, Tensor]:
+    """Actions [..., 4] -> top left corner (y, x) and sides (height, width), both [..., 2] in pixels of the frame."""
+    low = smallest_side(input_size)
+    side = low + actions[..., 2:] * (input_size - low)
+    return actions[..., :2] * (input_size - side), side
+
+
+# The published training step runs this policy twice on the same features, once for each branch, which moves the running
+# statistics by 0.1 twice. Here it runs once and moves them as far.
+BATCH_NORM_MOMENTUM = 1 - (1 - 0.1) ** 2
+
+
+class SpatialPolicy(nn.Module):
+    """Glance maps of a whole video -> one action per glance frame."""
+
+    def __init__(self, feature_dim: int, hidden_dim: int, map_size: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv3d(feature_dim, hidden_dim, kernel_size=1, bias=False),
+            nn.BatchNorm3d(hidden_dim, momentum=BATCH_NORM_MOMENTUM),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(hidden_dim, hidden_dim, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm3d(hidden_dim, momentum=BATCH_NORM_MOMENTUM),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(hidden_dim, hidden_dim, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm3d(hidden_dim, momentum=BATCH_NORM_MOMENTUM),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(hidden_dim, 4, kernel_size=(1, map_size, map_size), bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, glance_maps: Tensor) -> Tensor:
+        """[B, G, D, h, w] -> actions [B, G, 4] in (0, 1)."""
+        actions = self.encoder(glance_maps.transpose(1, 2))  # [B, 4, G, 1, 1]
+        return actions.flatten(2).transpose(1, 2)
+
+
+def actions_for_all_frames(glance_actions: Tensor, num_segments: int) -> Tensor:
+    """[B, G, 4] -> [B, T, 4], linearly interpolated over time."""
+    return F.interpolate(glance_actions.transpose(1, 2), num_segments, mode="linear", align_corners=False).transpose(
+        1, 2
+    )

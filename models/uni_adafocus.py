@@ -1,0 +1,283 @@
+"""Uni-AdaFocus (arXiv 2412.11228): glance at all of a video cheaply, look closely only where it pays.
+
+    model = UniAdaFocus(num_classes=200)
+    output = model.eval()(frames)         # frames [B, 48, 3, 224, 224] uint8
+    output.logits                         # [B, 200]
+
+`UniAdaFocus.forward` is the whole method in four steps: glance, decide, focus, aggregate.
+Letters in shapes: B videos, T all frames, G glance frames, F focus patches, C classes, D glance features,
+P patch side, h = w = input_size / 32.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from models.aggregator import Aggregator
+from models.backbones import STRIDE, ResNet50Backbone, build_focus_network, build_glance_network
+from models.spatial_policy import SpatialPolicy, actions_for_all_frames, base_action, cut_patches, smallest_side
+from models.temporal_policy import TemporalPolicy, expected_logits, sample_focus_frames, softmax_weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+EVALUATION_SEED = 0  # of the Monte-Carlo signal in evaluation, so that a video always gets the same figures
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What one look at the glance frames gives."""
+
+    maps: Tensor  # [B, G, D, h, w]
+    features: Tensor  # [B, G, D], the maps averaged over space
+    logits: Tensor  # [B, G, C]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where to focus: which frames, and which patch of each."""
+
+    frame_weights: Tensor  # [B, G], sums to 1 over G
+    glance_actions: Tensor  # [B, G, 4]
+    focus_indices: Tensor  # [B, F] int64, strictly increasing
+    focus_actions: Tensor  # [B, F, 4], the actions of those frames
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network says of a batch of videos; logits are not normalised."""
+
+    step_logits: Tensor  # [B, G + F, C], after each step
+    glance_logits: Tensor  # [B, G, C], of each glance frame alone
+    focus_logits: Tensor  # [B, F, C], of each patch alone
+    temporal_logits: Tensor  # [B, C], the temporal policy's training signal
+    spatial_logits: Tensor  # [B, C], the spatial policy's training signal
+    frame_weights: Tensor  # [B, G]
+    glance_actions: Tensor  # [B, G, 4], (y, x, height, width) in [0, 1]
+    focus_indices: Tensor  # [B, F] int64 in 0 .. T-1, strictly increasing
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, C], after the last step."""
+        return self.step_logits[:, -1]
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """Two outputs that share the glance: with the patches that the policy chose, and with random ones."""
+
+    policy: Output
+    random: Output
+
+
+class UniAdaFocus(nn.Module):
+    """The network, with random weights; see the module's docstring and, for the interface, the README.
+
+    num_segments T, num_glance_segments G, num_focus_segments F: frames per video in all, glanced at, looked at closely.
+    patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.
+    input_size: side of the square frames, a multiple of 32.
+    temperature: of the softmax that focus frames are sampled from; higher is more even.
+    dropout: before the heads of single frames and patches; fc_dropout: before the heads of the steps.
+    glance_arch: "mbv2" (MobileNetV2, published) or "res50".
+    Raises ValueError for sizes that do not go together.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_segments: int = 48,
+        num_glance_segments: int = 16,
+        num_focus_segments: int = 16,
+        patch_size: int = 128,
+        input_size: int = 224,
+        stn_hidden_dim: int = 128,
+        temporal_hidden_dim: int = 64,
+        temperature: float = 1.0,
+        dropout: float = 0.2,
+        fc_dropout: float = 0.2,
+        glance_arch: str = "mbv2",
+    ) -> None:
+        super().__init__()
+        _check_sizes(num_classes, num_segments, num_glance_segments, num_focus_segments, patch_size, input_size)
+        self.num_classes, self.input_size, self.patch_size = num_classes, input_size, patch_size
+        self.num_segments = num_segments
+        self.num_glance_segments, self.num_focus_segments = num_glance_segments, num_focus_segments
+        self.temperature, self.glance_arch = temperature, glance_arch
+        self.backbone_dtype: torch.dtype | None = None  # half precision of the two backbones in training
+
+        # Attribute names are those of published checkpoints.
+        self.global_CNN = build_glance_network(glance_arch)
+        glance_dim, focus_dim = self.global_CNN.feature_dim, ResNet50Backbone.feature_dim
+        self.global_CNN_fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(glance_dim, num_classes))
+        self.aux_fc = nn.Linear(glance_dim, num_classes)
+        self.local_CNN = build_focus_network()
+        self.local_CNN_fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(focus_dim, num_classes))
+        self.spatial_policy = SpatialPolicy(glance_dim, stn_hidden_dim, map_size=input_size // STRIDE)
+        self.temporal_policy = TemporalPolicy(glance_dim, temporal_hidden_dim)
+        self.classifier = Aggregator(
+            glance_dim, focus_dim, num_glance_segments, num_focus_segments, num_classes, fc_dropout
+        )
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.register_buffer("pixel_scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_shift", (mean / std).view(3, 1, 1), persistent=False)
+
+    def forward(self, frames: Tensor) -> Output | TrainingOutput:
+        """frames [B, T, 3, H, W] with H = W = input_size: uint8 RGB, or float32 already normalised.
+
+        Returns an `Output`; in training mode a `TrainingOutput`, whose two branches share the glance.
+        """
+        if frames.dim() != 5 or frames.shape[1:] != (self.num_segments, 3, self.input_size, self.input_size):
+            expected = f"[B, {self.num_segments}, 3, {self.input_size}, {self.input_size}]"
+            raise ValueError(f"frames must be {expected}, not {list(frames.shape)}")
+        glance = self.glance(frames)
+        decision = self.decide(glance)
+        if self.training:
+            return self._forward_both_branches(frames, glance, decision)
+        focus_features = self.focus(frames, decision)
+        return self.aggregate(glance, decision, focus_features)
+
+    def _forward_both_branches(self, frames: Tensor, glance: Glance, decision: Decision) -> TrainingOutput:
+        """Focus and aggregate twice: on the patches that the policy chose, and on random ones of the same frames."""
+        elsewhere = replace(decision, focus_actions=self.random_actions(decision.focus_actions))
+        # One pass for both, so that batch norm in the focus network sees them together, as published.
+        both = replace(decision, focus_actions=torch.stack([decision.focus_actions, elsewhere.focus_actions], dim=2))
+        policy_features, random_features = self.focus(frames, both).unbind(2)
+        return TrainingOutput(
+            policy=self.aggregate(glance, decision, policy_features),
+            random=self.aggregate(glance, elsewhere, random_features),
+        )
+
+    def glance(self, frames: Tensor) -> Glance:
+        """Step 1: the cheap network looks at G whole frames of [B, T, 3, H, W]."""
+        chosen = self.select_frames(frames, self.glance_indices(len(frames), frames.device))  # [B * G, 3, H, W]
+        return self.glance_at(chosen, len(frames))
+
+    def glance_at(self, glance_frames: Tensor, batch: int) -> Glance:
+        """Step 1 for glance frames [B * G, 3, H, W] that were already picked out."""
+        with self._backbone_precision(glance_frames.device):
+            maps = self.global_CNN(glance_frames)
+        maps = maps.float() if self.backbone_dtype is not None else maps
+        maps = maps.unflatten(0, (batch, -1))  # [B, G, D, h, w]
+        features = maps.mean(dim=(-2, -1))
+        return Glance(maps, features, self.global_CNN_fc(features))
+
+    def decide(self, glance: Glance) -> Decision:
+        """Step 2: which frames to focus on, and where in each."""
+        scores = self.temporal_policy(glance.features)
+        offsets = torch.rand(len(scores), self.num_focus_segments, device=scores.device) if self.training else 0.5
+        sampling_weights = softmax_weights(scores.detach() / self.temperature)
+        indices = sample_focus_frames(sampling_weights, self.num_segments, self.num_focus_segments, offsets)
+        glance_actions = self.spatial_policy(glance.maps.detach())
+        all_actions = actions_for_all_frames(glance_actions, self.num_segments)  # [B, T, 4]
+        focus_actions = all_actions.gather(1, indices.unsqueeze(-1).expand(-1, -1, 4))
+        return Decision(softmax_weights(scores), glance_actions, indices, focus_actions)
+
+    def random_actions(self, actions: Tensor) -> Tensor:
+        """Actions like those given, for patches of the base size at uniformly random places."""
+        size = base_action(self.patch_size, self.input_size)
+        return torch.cat([torch.rand_like(actions[..., :2]), torch.full_like(actions[..., 2:], size)], dim=-1)
+
+    def focus(self, frames: Tensor, decision: Decision) -> Tensor:
+        """Step 3: the strong network looks at F patches of [B, T, 3, H, W] -> features [B, F, 2048].
+
+        With several actions per frame, [B, F, n, 4], the features are [B, F, n, 2048].
+        """
+        chosen = self.select_frames(frames, decision.focus_indices)  # [B * F, 3, H, W]
+        return self.focus_on(chosen, decision.focus_actions)
+
+    def focus_on(self, focus_frames: Tensor, actions: Tensor) -> Tensor:
+        """Step 3 for frames [B * f, 3, H, W] that were already picked out; actions [B, f, 4] -> [B, f, 2048]."""
+        with torch.no_grad():  # the focus network's loss does not train the spatial policy; see `spatial_signal`
+            flat = actions.reshape(len(focus_frames), -1, 4).unbind(1)
+            patches = [cut_patches(focus_frames, each, self.patch_size, self.input_size) for each in flat]
+            patches = torch.stack(patches, dim=1).flatten(0, 1)  # [B * f * n, 3, P, P]
+        with self._backbone_precision(focus_frames.device):
+            maps = self.local_CNN(patches)
+        maps = maps.float() if self.backbone_dtype is not None else maps
+        return maps.mean(dim=(-2, -1)).view(*actions.shape[:-1], -1)
+
+    def aggregate(self, glance: Glance, decision: Decision, focus_features: Tensor) -> Output:
+        """Step 4: a prediction after every step, and the predictions that only train the parts."""
+        return Output(
+            step_logits=self.classifier(glance.features, focus_features),
+            glance_logits=glance.logits,
+            focus_logits=self.local_CNN_fc(focus_features),
+            temporal_logits=self.temporal_signal(glance, decision),
+            spatial_logits=self.spatial_signal(glance, decision),
+            frame_weights=decision.frame_weights,
+            glance_actions=decision.glance_actions,
+            focus_indices=decision.focus_indices,
+        )
+
+    def temporal_signal(self, glance: Glance, decision: Decision) -> Tensor:
+        """What trains the temporal policy (paper section 3.3): the weighted glance, [B, C]."""
+        generator = None
+        if not self.training:
+            generator = torch.Generator(glance.logits.device).manual_seed(EVALUATION_SEED)
+        return expected_logits(decision.frame_weights, glance.logits, generator)
+
+    def spatial_signal(self, glance: Glance, decision: Decision) -> Tensor:
+        """What trains the spatial policy (paper section 3.2): the patches cut out of the glance maps, [B, C]."""
+        maps = glance.maps.detach().flatten(0, 1)  # [B * G, D, h, w]
+        cells = max(1, self.patch_size // STRIDE)
+        cut = cut_patches(maps, decision.glance_actions.flatten(0, 1), cells, self.input_size)
+        features = cut.mean(dim=(-2, -1)).unflatten(0, glance.maps.shape[:2]).mean(1)  # [B, D]
+        return self.aux_fc(features)
+
+    def glance_indices(self, batch: int, device: torch.device) -> Tensor:
+        """The glance frames, int64 [B, G]: a random one of each segment in training, a fixed one in evaluation."""
+        length = self.num_segments // self.num_glance_segments
+        starts = torch.arange(self.num_glance_segments, device=device) * length
+        if self.training:
+            return starts + torch.randint(length, (batch, self.num_glance_segments), device=device)
+        return (starts + min(1, length - 1)).expand(batch, -1)
+
+    def select_frames(self, frames: Tensor, indices: Tensor) -> Tensor:
+        """Frames [B, T, 3, H, W] at int64 [B, n] -> [B * n, 3, H, W], float32 and normalised; the others stay as
+        they are."""
+        videos = torch.arange(len(frames), device=frames.device).unsqueeze(1)
+        return self.normalise(frames[videos, indices].flatten(0, 1))
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> float32 with ImageNet's mean and deviation; floating point passes unchanged."""
+        return frames * self.pixel_scale - self.pixel_shift if frames.dtype == torch.uint8 else frames
+
+    def parameter_groups(
+        self, temporal_lr_ratio: float, stn_lr_ratio: float, global_lr_ratio: float, classifier_lr_ratio: float
+    ) -> list[dict]:
+        """Optimizer groups in the published order, each with its `name` and its multiple `lr_ratio` of the rate.
+
+        The unused ImageNet heads are in them, so that the optimizer state of published checkpoints fits.
+        """
+        parts: Iterable[tuple[str, nn.Module, float]] = (
+            ("temporal_policy", self.temporal_policy, temporal_lr_ratio),
+            ("spatial_policy", self.spatial_policy, stn_lr_ratio),
+            ("global_CNN", self.global_CNN, global_lr_ratio),
+            ("global_CNN_fc", self.global_CNN_fc, global_lr_ratio),
+            ("aux_fc", self.aux_fc, global_lr_ratio),
+            ("local_CNN", self.local_CNN, 1.0),
+            ("local_CNN_fc", self.local_CNN_fc, 1.0),
+            ("pooling_classifier", self.classifier, classifier_lr_ratio),
+        )
+        return [{"params": list(part.parameters()), "name": name, "lr_ratio": ratio} for name, part, ratio in parts]
+
+    def _backbone_precision(self, device: torch.device) -> contextlib.AbstractContextManager:
+        if self.backbone_dtype is None or not self.training:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.backbone_dtype)
+
+
+def _check_sizes(num_classes: int, total: int, glance: int, focus: int, patch_size: int, input_size: int) -> None:
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+    if glance < 1 or total % glance:
+        raise ValueError(f"num_segments ({total}) must be a multiple of num_glance_segments ({glance})")
+    if not 1 <= focus <= total:
+        raise ValueError(f"num_focus_segments ({focus}) must be from 1 to num_segments ({total})")
+    if input_size < STRIDE or input_size % STRIDE:
+        raise ValueError(f"input_size ({input_size}) must be a multiple of {STRIDE}")
+    if not smallest_side(input_size) <= patch_size <= input_size:
+        low = smallest_side(input_size)
+        raise ValueError(f"patch_size ({patch_size}) must be from {low:.0f} to {input_size} for frames of {input_size}")

@@ -1,0 +1,193 @@
+"""The network against figures made by running the published model, and its interface."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD, TrainingOutput, UniAdaFocus
+from ops.losses import training_losses
+from ops.optim import build_optimizer
+from tests.conftest import REFERENCE, SMALL, reference_clips, reference_weights
+
+
+@pytest.mark.parametrize("file", ["eval_actnet_p128.npz", "eval_small_p96.npz"])
+def test_evaluation_gives_the_published_models_outputs(file):
+    reference = np.load(REFERENCE / file)
+    size = {key: reference[f"config_{key}"].item() for key in ("ns", "ng", "nf", "nc", "ps")}
+    hidden = {
+        option: reference[key].item()
+        for option, key in (
+            ("stn_hidden_dim", "config_sh"),
+            ("temporal_hidden_dim", "config_th"),
+            ("temperature", "config_T"),
+        )
+        if key in reference
+    }
+    model = UniAdaFocus(size["nc"], size["ns"], size["ng"], size["nf"], size["ps"], **hidden).eval()
+    model.load_state_dict(reference_weights(model))
+
+    with torch.no_grad():
+        output = model(reference_clips(reference["clips"], size["ns"]))
+
+    assert output.focus_indices.tolist() == reference["focus_indices"].tolist()
+    for ours, name, tolerance in (
+        (output.step_logits, "cat_logits", 1e-3),
+        (output.logits, "cat_pred", 1e-3),
+        (output.glance_logits, "global_logits", 1e-3),
+        (output.focus_logits, "local_logits", 1e-3),
+        (output.spatial_logits, "spatial_logits", 1e-3),
+        (output.frame_weights, "temporal_weights", 1e-5),
+        (output.glance_actions, "glance_actions", 1e-5),
+    ):
+        np.testing.assert_allclose(ours.flatten(), reference[name].flatten(), rtol=0, atol=tolerance, err_msg=name)
+    # One Monte-Carlo estimate, within five deviations of a single one.
+    error = (output.temporal_logits.numpy() - reference["temporal_logits_mean"]) / reference[
+        "temporal_logits_std_of_one_estimate"
+    ]
+    assert np.abs(error).max() < 5
+
+
+def test_parameter_names_shapes_and_order_are_the_published_ones():
+    published = json.loads((REFERENCE / "state_dict_layout.json").read_text())
+    ours = {name: list(tensor.shape) for name, tensor in UniAdaFocus(num_classes=200).state_dict().items()}
+    assert ours == published
+    assert list(ours) == list(published)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "loss_tolerance", "norm_tolerance"), [(torch.float64, 1e-9, 1e-8), (torch.float32, 1e-4, 5e-3)]
+)
+def test_one_training_step_gives_the_published_losses_gradients_and_update(
+    train_step, dtype, loss_tolerance, norm_tolerance
+):
+    config = train_step["config"]
+    model = UniAdaFocus(
+        config["num_classes"], config["num_segments"], config["num_glance_segments"], config["num_focus_segments"],
+        config["patch_size"], dropout=config["dropout"], fc_dropout=config["fc_dropout"],
+    )  # fmt: skip
+    before = reference_weights(model)
+    model.load_state_dict(before)
+    model.to(dtype).train()
+    ratios = {name: config[name] for name in config if name.endswith("lr_ratio")}
+    optimizer = build_optimizer(
+        model, lr=config["lr"], momentum=config["momentum"], weight_decay=config["weight_decay"], **ratios
+    )
+
+    output = model(reference_clips(config["clips"], config["num_segments"]).to(dtype))
+    losses = training_losses(output, torch.tensor(config["targets"]), config["KL_ratio"], config["norm_ratio"])
+    losses["loss"].backward()
+    gradients = {group["name"]: _norm([p.grad for p in group["params"]]) for group in optimizer.param_groups}
+    parameters = {group["name"]: [p.detach().clone() for p in group["params"]] for group in optimizer.param_groups}
+    optimizer.step()
+    updates = {
+        group["name"]: _norm([new - old for new, old in zip(group["params"], parameters[group["name"]], strict=True)])
+        for group in optimizer.param_groups
+    }
+
+    assert set(losses) == set(train_step["losses"])
+    for name, value in train_step["losses"].items():
+        assert float(losses[name].detach()) == pytest.approx(value, rel=loss_tolerance), name
+    for name, value in train_step["gradient_norm"].items():
+        assert gradients[name] == pytest.approx(value, rel=norm_tolerance), name
+    for name, value in train_step["update_norm"].items():  # float32 weights make the update's last digits
+        assert updates[name] == pytest.approx(value, rel=max(norm_tolerance, 1e-6)), name
+    after = model.state_dict()
+    for name, value in train_step["running_stat_change"].items():
+        assert _norm([after[name] - before[name].to(dtype)]) == pytest.approx(value, rel=norm_tolerance), name
+    focus_mean = float(output.policy.focus_logits.detach().mean())
+    assert focus_mean == pytest.approx(train_step["focus_logits_mean"], rel=1e-2 if dtype is torch.float32 else 1e-8)
+
+
+def _norm(tensors) -> float:
+    return sum(float(t.detach().double().square().sum()) for t in tensors if t is not None) ** 0.5
+
+
+def test_uint8_frames_are_normalised_on_the_way_in(small_model):
+    frames = torch.randint(0, 256, (2, 6, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        from_bytes = small_model.eval()(frames)
+        from_floats = small_model((frames / 255 - mean) / std)
+    torch.testing.assert_close(from_bytes.step_logits, from_floats.step_logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(from_bytes.focus_indices, from_floats.focus_indices)
+
+
+def test_output_has_the_documented_shapes(small_model):
+    batch, glance, focus, classes = 2, 3, 2, 4
+    frames = torch.randint(0, 256, (batch, 6, 3, 64, 64), dtype=torch.uint8)
+    expected = {
+        "logits": [batch, classes],
+        "step_logits": [batch, glance + focus, classes],
+        "glance_logits": [batch, glance, classes],
+        "focus_logits": [batch, focus, classes],
+        "temporal_logits": [batch, classes],
+        "spatial_logits": [batch, classes],
+        "frame_weights": [batch, glance],
+        "glance_actions": [batch, glance, 4],
+        "focus_indices": [batch, focus],
+    }
+    with torch.no_grad():
+        evaluated, trained = small_model.eval()(frames), small_model.train()(frames)
+    assert isinstance(trained, TrainingOutput)
+    for output in (evaluated, trained.policy, trained.random):
+        assert {name: list(getattr(output, name).shape) for name in expected} == expected
+        assert output.focus_indices.dtype == torch.int64
+        assert (output.focus_indices.diff(dim=1) > 0).all()
+
+
+def test_the_two_training_branches_share_the_glance_and_differ_in_the_patches(small_model):
+    with torch.no_grad():
+        out = small_model.train()(torch.randint(0, 256, (2, 6, 3, 64, 64), dtype=torch.uint8))
+    assert torch.equal(out.policy.glance_logits, out.random.glance_logits)
+    assert torch.equal(out.policy.focus_indices, out.random.focus_indices)
+    assert not torch.equal(out.policy.focus_logits, out.random.focus_logits)
+
+
+def test_a_video_gets_the_same_answer_whatever_else_is_in_the_batch(small_model):
+    frames = torch.randint(0, 256, (3, 6, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        together, alone = small_model.eval()(frames), small_model(frames[2:])
+    for field in dataclasses.fields(together):
+        torch.testing.assert_close(
+            getattr(together, field.name)[2:], getattr(alone, field.name), rtol=1e-4, atol=1e-4, msg=field.name
+        )
+
+
+def test_every_trainable_parameter_gets_a_gradient_and_the_unused_heads_need_none(small_model):
+    out = small_model.train()(torch.randint(0, 256, (2, 6, 3, 64, 64), dtype=torch.uint8))
+    training_losses(out, torch.tensor([0, 3]), kl_ratio=1.0, norm_ratio=1.0)["loss"].backward()
+    without = {name for name, parameter in small_model.named_parameters() if parameter.grad is None}
+    heads = {"global_CNN.classifier.weight", "global_CNN.classifier.bias", "local_CNN.fc.weight", "local_CNN.fc.bias"}
+    assert without == heads
+    assert all(not small_model.get_parameter(name).requires_grad for name in heads)
+
+
+def test_a_resnet50_can_glance():
+    model = UniAdaFocus(4, **SMALL, glance_arch="res50").eval()
+    with torch.no_grad():
+        output = model(torch.zeros(1, 6, 3, 64, 64, dtype=torch.uint8))
+    assert model.aux_fc.in_features == 2048 and output.logits.shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_segments": 7}, r"num_segments \(7\) must be a multiple of num_glance_segments \(3\)"),
+        ({"num_focus_segments": 7}, r"num_focus_segments \(7\) must be from 1 to num_segments \(6\)"),
+        ({"patch_size": 20}, r"patch_size \(20\) must be from 27 to 64"),
+        ({"patch_size": 65}, "must be from 27 to 64"),
+        ({"input_size": 70}, "must be a multiple of 32"),
+        ({"glance_arch": "vgg"}, "unknown glance network 'vgg'"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        UniAdaFocus(4, **(SMALL | change))
+
+
+def test_frames_of_another_shape_are_refused(small_model):
+    with pytest.raises(ValueError, match=r"must be \[B, 6, 3, 64, 64\], not \[1, 5, 3, 64, 64\]"):
+        small_model(torch.zeros(1, 5, 3, 64, 64, dtype=torch.uint8))

@@ -1,0 +1,1 @@
+"""Everything around the network: data, training, evaluation, checkpoints, logs."""

@@ -1,0 +1,41 @@
+"""SGD with a multiple of the learning rate for each part of the network, and the two published schedules."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from models.uni_adafocus import UniAdaFocus
+
+
+def build_optimizer(
+    model: UniAdaFocus,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    temporal_lr_ratio: float,
+    stn_lr_ratio: float,
+    global_lr_ratio: float,
+    classifier_lr_ratio: float,
+) -> torch.optim.SGD:
+    """SGD over `model.parameter_groups`; each group keeps its `name` and `lr_ratio`."""
+    groups = model.parameter_groups(temporal_lr_ratio, stn_lr_ratio, global_lr_ratio, classifier_lr_ratio)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    set_learning_rate(optimizer, lr)
+    return optimizer
+
+
+def learning_rate(epoch: int, epochs: int, lr: float, lr_type: str, lr_steps: Sequence[float]) -> float:
+    """The base rate of an epoch (from 0). "cos" falls from lr to 0; "step" is lr x 0.1 for each step reached."""
+    if lr_type == "cos":
+        return 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
+    if lr_type == "step":
+        return lr * 0.1 ** sum(epoch >= step for step in lr_steps)
+    raise ValueError(f"unknown lr_type {lr_type!r}: cos or step")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its multiple of the base rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_ratio"]

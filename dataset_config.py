@@ -1,0 +1,216 @@
+"""Every known dataset: its files, frame template, separator between the fields of a split row, and metric.
+
+A data folder holds a class file, two split files and `frames/<video name>/<template>`, frames numbered from 1:
+
+    DATA_DIR/classInd.txt                one class name per line
+    DATA_DIR/actnet_train_split.txt      name,frames,label[,label[,label]]
+    DATA_DIR/actnet_val_split.txt
+    DATA_DIR/frames/v_abc/image_00001.jpg
+
+The names of the built-in sets are those of the published data (section 5.1 of arXiv 2412.11228). Any other name works
+with classInd.txt, train_split.txt, val_split.txt and frames/. Nothing here imports torch, so that `--help` stays quick.
+"""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.errors import UserError
+
+METRICS = ("map", "accuracy")
+FRAMES_FOLDER = "frames"
+COMMON_TEMPLATES = (
+    "image_{:05d}.jpg",
+    "img_{:05d}.jpg",
+    "frame{:04d}.jpg",
+    "frame_{:05d}.jpg",
+    "{:05d}.jpg",
+    "image_{:06d}.jpg",
+    "frame{:06d}.jpg",
+)
+_FOLDERS_TO_LOOK_AT = 3  # per split, when the frame template is checked
+_NUMBERED_LINE = re.compile(r"(\d+)[ ,\t]+(.*\S.*)")
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """What is known of a dataset by name: candidate file names (published name first, generic last) and format."""
+
+    class_files: tuple[str, ...] = ("classInd.txt",)
+    train_splits: tuple[str, ...] = ("train_split.txt",)
+    val_splits: tuple[str, ...] = ("val_split.txt",)
+    template: str = COMMON_TEMPLATES[0]
+    separator: str = ","
+    metric: str | None = "accuracy"  # None: "map" where a row has several labels, else "accuracy"
+
+
+_GENERIC = BuiltIn(metric=None)
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "actnet": BuiltIn(
+        train_splits=("actnet_train_split.txt", "train_split.txt"),
+        val_splits=("actnet_val_split.txt", "val_split.txt"),
+        metric="map",
+    ),
+    "fcvid": BuiltIn(
+        train_splits=("fcvid_train_split.txt", "train_split.txt"),
+        val_splits=("fcvid_val_split.txt", "val_split.txt"),
+        metric="map",
+    ),
+    "minik": BuiltIn(
+        class_files=("minik_classInd.txt", "classInd.txt"),
+        train_splits=("mini_train_videofolder.txt", "train_split.txt"),
+        val_splits=("mini_val_videofolder.txt", "val_split.txt"),
+        separator=" ",
+    ),
+    "toy": BuiltIn(),
+}
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """One dataset as found on disk; `template.format(7)` is the file name of a video's seventh frame."""
+
+    name: str
+    classes: tuple[str, ...]
+    train_split: Path
+    val_split: Path
+    frames_root: Path
+    template: str
+    separator: str
+    metric: str  # "map" or "accuracy"
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def get_dataset(
+    name: str, data_dir: str | os.PathLike, metric: str | None = None, template: str | None = None
+) -> DatasetConfig:
+    """Find a dataset's files under `data_dir`.
+
+    `metric` and `template` override what is built in. Without `template`, the built-in one is used unless the first
+    listed videos' folders hold frame 1 only under another of `COMMON_TEMPLATES`. For a name that is not built in,
+    `metric` defaults to "map" where a split has a row with several labels, else "accuracy".
+
+    Raises UserError when a folder or file is missing, or a class file, `metric` or `template` makes no sense.
+    """
+    if metric is not None and metric not in METRICS:
+        raise UserError(f"metric {metric!r} is unknown: choose one of {', '.join(METRICS)}")
+    if template is not None:
+        _check_template(template)
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise UserError(f"dataset name {name!r} cannot be used in a folder name: choose a plain word")
+    known = BUILT_IN.get(name, _GENERIC)
+    whose = f"dataset {name!r}"
+    if name not in BUILT_IN:
+        whose += f" (not built in; built in are {', '.join(BUILT_IN)})"
+
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder for {whose}; give the folder that holds its split files")
+    class_file = _find(folder, known.class_files, "class file", whose)
+    train_split = _find(folder, known.train_splits, "training split", whose)
+    val_split = _find(folder, known.val_splits, "validation split", whose)
+    frames_root = folder / FRAMES_FOLDER
+    if not frames_root.is_dir():
+        raise UserError(
+            f"{frames_root}: {whose} needs this folder with one folder of frames per video; "
+            "make it with ops/video_jpg.py or link it there"
+        )
+    splits = (train_split, val_split)
+    return DatasetConfig(
+        name=name,
+        classes=read_classes(class_file),
+        train_split=train_split,
+        val_split=val_split,
+        frames_root=frames_root,
+        template=template or detect_template(_first_listings(frames_root, splits, known.separator), known.template),
+        separator=known.separator,
+        metric=metric or known.metric or ("map" if any(map(_has_several_labels, splits)) else "accuracy"),
+    )
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Read a class file: one name per line, the line's place being the label.
+
+    Where every line starts with consecutive integers from 0 or 1 and a space, comma or tab, these are taken off.
+    Raises UserError, with the line, for a blank line between names, a repeated name, or text that is not UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not valid UTF-8; save the class file as UTF-8") from None
+    names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
+    if not names:
+        raise UserError(f"{path}: the class file is empty; write one class name per line")
+
+    numbered = [_NUMBERED_LINE.fullmatch(name) for name in names]
+    if all(numbered):
+        numbers = [int(match[1]) for match in numbered]
+        if numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            names = [match[2].strip() for match in numbered]
+
+    first_line: dict[str, int] = {}
+    for line, name in enumerate(names, start=1):
+        if not name:
+            raise UserError(f"{path}:{line}: blank line between class names; take it out, since it shifts the labels")
+        if name in first_line:
+            raise UserError(f"{path}:{line}: class {name!r} already stands in line {first_line[name]}; make it unique")
+        first_line[name] = line
+    return tuple(names)
+
+
+def detect_template(listings: Sequence[Collection[str]], configured: str) -> str:
+    """Choose the frame template from the file names in some videos' folders.
+
+    `configured` if any folder holds its frame 1, else the first of `COMMON_TEMPLATES` of which that is true, else
+    `configured` again: the reader then says which frames it misses.
+    """
+    for template in (configured, *COMMON_TEMPLATES):
+        if any(template.format(1) in listing for listing in listings):
+            return template
+    return configured
+
+
+def _find(folder: Path, candidates: Sequence[str], what: str, whose: str) -> Path:
+    for candidate in candidates:
+        path = folder / candidate
+        if path.is_file():
+            if not os.access(path, os.R_OK):
+                raise UserError(f"{path}: this {what} of {whose} cannot be read; check its permissions")
+            return path
+    raise UserError(f"{folder}: no {what} of {whose} in this folder; put {' or '.join(candidates)} there")
+
+
+def _check_template(template: str) -> None:
+    try:
+        distinct = template.format(1) != template.format(2)
+    except (ValueError, IndexError, KeyError, AttributeError):
+        distinct = False
+    if not distinct:
+        raise UserError(f"frame template {template!r} does not number frames: write it like {COMMON_TEMPLATES[0]}")
+
+
+def _first_listings(frames_root: Path, splits: Sequence[Path], separator: str) -> list[set[str]]:
+    from ops.annotations import first_names  # brings in numpy, which `--help` can do without
+
+    listings = []
+    for split in splits:
+        for name in first_names(split, separator, limit=_FOLDERS_TO_LOOK_AT):
+            try:
+                listings.append(set(os.listdir(frames_root / name)))
+            except OSError:  # a video without a folder is reported when it is read
+                continue
+    return listings
+
+
+def _has_several_labels(split: Path) -> bool:
+    with split.open("rb") as file:
+        return any(line.count(b",") > 2 for line in file)

@@ -1,0 +1,146 @@
+"""Finding a dataset's files, and saying which one is missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataset_config import BUILT_IN, detect_template, get_dataset, read_classes
+from ops.errors import UserError
+from tests.conftest import ROOT
+
+
+def write_dataset(
+    folder: Path,
+    names: tuple[str, str, str] = ("classInd.txt", "train_split.txt", "val_split.txt"),
+    rows: str = "a,10,0\n",
+    template: str | None = "image_{:05d}.jpg",
+) -> Path:
+    (folder / "frames" / "a").mkdir(parents=True)
+    if template:
+        (folder / "frames" / "a" / template.format(1)).touch()
+    (folder / names[0]).write_text("run\njump\n")
+    for name in names[1:]:
+        (folder / name).write_text(rows)
+    return folder
+
+
+PUBLISHED = {
+    "actnet": ("classInd.txt", "actnet_train_split.txt", "actnet_val_split.txt"),
+    "fcvid": ("classInd.txt", "fcvid_train_split.txt", "fcvid_val_split.txt"),
+    "minik": ("minik_classInd.txt", "mini_train_videofolder.txt", "mini_val_videofolder.txt"),
+    "toy": ("classInd.txt", "train_split.txt", "val_split.txt"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "metric"),
+    [("actnet", ",", "map"), ("fcvid", ",", "map"), ("minik", " ", "accuracy"), ("toy", ",", "accuracy")],
+)
+def test_a_built_in_dataset_is_found_under_its_published_names(tmp_path, name, separator, metric):
+    folder = write_dataset(tmp_path, PUBLISHED[name], rows=separator.join(["a", "10", "0"]))
+    config = get_dataset(name, folder)
+    assert (config.name, config.separator, config.metric) == (name, separator, metric)
+    assert (config.classes, config.num_classes) == (("run", "jump"), 2)
+    assert (config.train_split, config.val_split) == (folder / PUBLISHED[name][1], folder / PUBLISHED[name][2])
+    assert (config.frames_root, config.template) == (folder / "frames", "image_{:05d}.jpg")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_published_name_comes_before_the_generic_one_which_works_as_well(tmp_path, name):
+    write_dataset(tmp_path)
+    assert get_dataset(name, tmp_path).train_split.name == "train_split.txt"
+    for published in PUBLISHED[name]:
+        (tmp_path / published).write_text("other\n")
+    assert get_dataset(name, tmp_path).train_split.name == PUBLISHED[name][1]
+
+
+@pytest.mark.parametrize(("rows", "metric"), [("a,10,0\n", "accuracy"), ("a,10,0\na,10,0,1\n", "map")])
+def test_the_metric_of_another_dataset_follows_its_rows_unless_it_is_given(tmp_path, rows, metric):
+    write_dataset(tmp_path, rows=rows)
+    assert get_dataset("mine", tmp_path).metric == metric
+    assert get_dataset("mine", str(tmp_path), metric="map").metric == "map"
+    assert get_dataset("mine", tmp_path, metric="accuracy").metric == "accuracy"
+
+
+def test_the_template_is_detected_unless_it_is_given(tmp_path):
+    write_dataset(tmp_path, template="frame{:04d}.jpg")
+    assert get_dataset("toy", tmp_path).template == "frame{:04d}.jpg"
+    assert get_dataset("toy", tmp_path, template="x{}.png").template == "x{}.png"
+
+
+def test_the_configured_template_wins_where_any_folder_has_its_first_frame():
+    assert detect_template([{"img_00001.jpg"}, {"image_00001.jpg"}], "image_{:05d}.jpg") == "image_{:05d}.jpg"
+    assert detect_template([set(), {"img_00001.jpg"}], "image_{:05d}.jpg") == "img_{:05d}.jpg"
+    assert detect_template([{"000001.png"}], "image_{:05d}.jpg") == "image_{:05d}.jpg"
+
+
+@pytest.mark.parametrize("missing", ["classInd.txt", "train_split.txt", "val_split.txt", "frames"])
+def test_a_missing_file_is_named_with_its_folder(tmp_path, missing):
+    folder = write_dataset(tmp_path / "data")
+    (folder / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError) as raised:
+        get_dataset("mine", folder)
+    message = str(raised.value)
+    assert missing in message and str(folder) in message and "'mine' (not built in" in message and "minik" in message
+    with pytest.raises(UserError, match=missing) as raised:
+        get_dataset("actnet", folder)
+    assert ("actnet_" in str(raised.value)) == ("split" in missing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"data_dir": "nowhere"}, "nowhere: no such data folder"),
+        ({"metric": "top5"}, "metric 'top5' is unknown"),
+        ({"template": "frame.jpg"}, "does not number frames"),
+        ({"template": "{:05d}_{}.jpg"}, "does not number frames"),
+        ({"name": "../up"}, "'../up' cannot be used"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_refused(tmp_path, arguments, what):
+    write_dataset(tmp_path)
+    with pytest.raises(UserError, match=what):
+        get_dataset(**{"name": "toy", "data_dir": tmp_path, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("run\njump\n", ("run", "jump")),
+        ("\ufeffrun\r\nhigh jump\r\n\r\n\n", ("run", "high jump")),
+        ("0 run\n1 jump", ("run", "jump")),
+        ("1,run\n2,\tjump, high\n", ("run", "jump, high")),
+        ("2 run\n3 jump\n", ("2 run", "3 jump")),
+        ("1 run\n3 jump\n", ("1 run", "3 jump")),
+        ("0\n1\n", ("0", "1")),
+        ("1 run\njump\n", ("1 run", "jump")),
+    ],
+)
+def test_class_names_are_read_with_or_without_numbers(tmp_path, text, names):
+    path = tmp_path / "classInd.txt"
+    path.write_bytes(text.encode())
+    assert read_classes(path) == names
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"run\n\njump\n", ":2: blank line"),
+        (b"run\njump\nrun\n", ":3: class 'run' already stands in line 1"),
+        (b"0 run\n1 run\n", ":2: class 'run' already"),
+        (b"run\n\xff\n", ":2: not valid UTF-8"),
+        (b" \n", ": the class file is empty"),
+    ],
+)
+def test_a_wrong_class_file_is_refused_with_its_line(tmp_path, content, where):
+    path = tmp_path / "classInd.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}{where}"):
+        read_classes(path)
+
+
+def test_importing_it_brings_in_neither_torch_nor_numpy():
+    code = "import sys, dataset_config; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

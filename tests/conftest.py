@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from models.uni_adafocus import UniAdaFocus
+from ops.errors import run_entry
 from tests.reference import recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,9 +103,15 @@ def run_script(
     return done
 
 
-def the_error(done: subprocess.CompletedProcess) -> str:
-    """The one line that a wrong call ends with; it must be exit code 2 and nothing else on stderr."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+def call(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
+    """Call an entry script's `main` in this process as its command would; returns the exit code."""
+    with pytest.raises(SystemExit) as left:
+        run_entry(lambda: main([str(argument) for argument in arguments]))
+    return left.value.code
+
+
+def the_error(stderr: str) -> str:
+    """The one line that a wrong call ends with; there must be nothing else on stderr."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
     return lines[0]

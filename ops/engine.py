@@ -1,0 +1,213 @@
+"""One training epoch and one evaluation. Both return plain numbers; printing, logging and saving are the runner's."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.uni_adafocus import Output, UniAdaFocus
+from ops import distributed
+from ops.errors import UserError
+from ops.losses import LOSS_NAMES, training_losses
+from ops.metrics import evaluation_metrics, step_mean
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an epoch stands when a line is due; times in seconds per step, losses averaged over all processes."""
+
+    step: int
+    steps: int
+    step_time: float  # since the line before
+    data_time: float  # of that, waiting for frames
+    mean_step_time: float  # since the epoch began
+    mean_data_time: float
+    losses: dict[str, float]  # since the line before
+    mean_losses: dict[str, float]  # since the epoch began
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    device: torch.device,
+    epoch: int,
+    steps: int,
+    seed: int,
+    kl_ratio: float,
+    norm_ratio: float,
+    print_freq: int,
+    report: Callable[[Progress], None],
+    video_names: Callable[[int], str],
+) -> dict[str, float]:
+    """Train on every batch once; `report` hears of the first step, every `print_freq` steps and the last.
+
+    model: a `UniAdaFocus`, or DistributedDataParallel around one. batches: (frames uint8 [b, T, 3, H, W],
+    labels int64 [b, 3], indices int64 [b]) of this process. Losses stay on the device between reports.
+    Returns the mean of each loss term, and `videos_per_second` and `data_time` (seconds per step).
+    Raises UserError when a loss is not finite, with the first such step, its terms and its videos.
+    """
+    model.train()
+    history = LossHistory(epoch, video_names)
+    batch_size, started, step_ended = 0, time.perf_counter(), time.perf_counter()
+    data_seconds = line_data_seconds = 0.0
+    line_started, line_step = started, -1
+    for step, (frames, labels, indices) in enumerate(batches):
+        line_data_seconds += time.perf_counter() - step_ended
+        batch_size = len(frames) * distributed.world_size()
+        seed_step(seed, epoch, step)
+        target = labels[:, 0].to(device, non_blocking=True)
+        losses = training_losses(model(frames.to(device, non_blocking=True)), target, kl_ratio, norm_ratio)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(losses["loss"]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        history.append(losses, indices)
+        if step % print_freq == 0 or step == steps - 1:
+            line_losses = history.flush()  # waits for the device
+            now = time.perf_counter()
+            data_seconds += line_data_seconds
+            line_steps = step - line_step
+            report(
+                Progress(
+                    step,
+                    steps,
+                    (now - line_started) / line_steps,
+                    line_data_seconds / line_steps,
+                    (now - started) / (step + 1),
+                    data_seconds / (step + 1),
+                    line_losses,
+                    history.means(),
+                )
+            )
+            line_started, line_step, line_data_seconds = now, step, 0.0
+        step_ended = time.perf_counter()
+    seconds = time.perf_counter() - started
+    speed = {"videos_per_second": steps * batch_size / seconds, "data_time": data_seconds / steps}
+    return history.means() | speed
+
+
+class LossHistory:
+    """The loss terms of every step, on the device until somebody asks."""
+
+    def __init__(self, epoch: int, video_names: Callable[[int], str]) -> None:
+        self.epoch, self.video_names = epoch, video_names
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._total, self._steps = np.zeros(len(LOSS_NAMES)), 0
+
+    def append(self, losses: dict[str, Tensor], indices: Tensor) -> None:
+        """Remember a step: its terms, and which videos it saw."""
+        self._waiting.append((torch.stack([losses[name].detach() for name in LOSS_NAMES]), indices))
+
+    def flush(self) -> dict[str, float]:
+        """Means over the steps since the last call and over all processes.
+
+        Raises UserError, on every process, when a term of any process was not finite.
+        """
+        rows = torch.stack([terms for terms, _ in self._waiting])
+        finite = rows.isfinite().all(1).float()
+        sums = torch.cat([rows.sum(0), finite.sum()[None]]).double()
+        sums = distributed.sum_over_processes(sums).cpu().numpy() / distributed.world_size()
+        if sums[-1] < len(rows):
+            self._stop(rows.cpu(), finite.cpu())
+        self._total += sums[:-1]
+        self._steps += len(rows)
+        self._waiting.clear()
+        return dict(zip(LOSS_NAMES, (sums[:-1] / len(rows)).tolist(), strict=True))
+
+    def means(self) -> dict[str, float]:
+        """Means over the whole epoch so far."""
+        return dict(zip(LOSS_NAMES, (self._total / max(1, self._steps)).tolist(), strict=True))
+
+    def _stop(self, rows: Tensor, finite: Tensor) -> None:
+        problem = None
+        if not finite.all():
+            first = int(finite.argmin())
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSS_NAMES, rows[first], strict=True))
+            videos = ", ".join(self.video_names(int(index)) for index in self._waiting[first][1])
+            step = self._steps + first
+            problem = (
+                step,
+                f"the loss is not finite in epoch {self.epoch}, step {step}: {terms}; videos of the batch: {videos}. "
+                "Lower --lr, or look at these videos",
+            )
+        problems = distributed.gather_objects(problem)
+        source = min((p[0], rank) for rank, p in enumerate(problems) if p is not None)[1]
+        raise UserError(problems[source][1], said_elsewhere=distributed.rank() != source)
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Seed PyTorch for one training step of this process, so that a run can be repeated from any step."""
+    state = np.random.SeedSequence((seed, epoch, step, distributed.rank())).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) % 2**63)
+
+
+@torch.no_grad()
+def evaluate(
+    model: UniAdaFocus,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    *,
+    device: torch.device,
+    labels: Tensor,
+    metric: str,
+    report: Callable[[int], None] = lambda step: None,
+) -> tuple[dict[str, float], Tensor | None]:
+    """Metrics of the whole split, each video counted once whatever the number of processes.
+
+    batches: this process's share, as in `train_one_epoch`; labels: int64 [N, 3] of the whole split, padded with -1.
+    metric: "map" or "accuracy". Returns the named metrics with the cross-entropy `loss` (on every process), and the
+    logits [N, C] (on the main process, else None).
+    """
+    model.eval()
+    distributed.share_buffers(model)
+    collected, indices = collect(model, batches, device, _evaluation_heads, report)
+    logits = {head: distributed.gather_rows(rows, indices, len(labels)) for head, rows in collected.items()}
+    metrics = None
+    if distributed.is_main_process():
+        metrics = evaluation_metrics(logits, labels, metric)
+        metrics["loss"] = float(F.cross_entropy(logits["pred"], labels[:, 0]))
+    return distributed.broadcast_object(metrics), logits["pred"]
+
+
+def collect(
+    model: UniAdaFocus,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    device: torch.device,
+    heads: Callable[[Output], dict[str, Tensor]],
+    report: Callable[[int], None] = lambda step: None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Run the model over this process's batches: each of `heads(output)` as a CPU tensor [n, ...], and the indices."""
+    kept: list[dict[str, Tensor]] = []
+    seen: list[Tensor] = []
+    for step, (frames, _, indices) in enumerate(batches):
+        output = model(frames.to(device, non_blocking=True))
+        kept.append({name: value.float().cpu() for name, value in heads(output).items()})
+        seen.append(indices)
+        report(step)
+    if not kept:
+        return _no_rows(model, heads, device), torch.empty(0, dtype=torch.int64)
+    return {name: torch.cat([part[name] for part in kept]) for name in kept[0]}, torch.cat(seen)
+
+
+def _evaluation_heads(output: Output) -> dict[str, Tensor]:
+    return {
+        "pred": output.logits,
+        "cat": step_mean(output.step_logits),
+        "global": step_mean(output.glance_logits),
+        "local": step_mean(output.focus_logits),
+        "temporal": output.temporal_logits,
+        "spatial": output.spatial_logits,
+    }
+
+
+def _no_rows(model: UniAdaFocus, heads: Callable[[Output], dict[str, Tensor]], device: torch.device) -> dict:
+    """Empty results of the right shapes, for a process that has no video (fewer videos than processes)."""
+    shape: Sequence[int] = (1, model.num_segments, 3, model.input_size, model.input_size)
+    output = model(torch.zeros(shape, dtype=torch.uint8, device=device))
+    return {name: value[:0].float().cpu() for name, value in heads(output).items()}

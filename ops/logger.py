@@ -1,0 +1,127 @@
+"""What a run leaves behind in its folder, and what it prints.
+
+log.csv        the console lines
+args.txt       the options, one `name: value` a line
+metrics.jsonl  one JSON object per epoch
+events.*       TensorBoard: every loss term, learning rate, speed and metric
+
+Only the main process prints and writes; the others have a logger that does nothing.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ops.errors import UserError
+
+RUN_FILES = ("log.csv", "args.txt", "metrics.jsonl", "ckpt.pth.tar", "ckpt.best.pth.tar")
+
+
+class RunLogger:
+    """Console, log.csv, metrics.jsonl and TensorBoard of one run; every method does nothing where `active` is False."""
+
+    def __init__(self, folder: Path, active: bool = True) -> None:
+        self.folder, self.active = Path(folder), active
+        self._writer = None
+        self._on_terminal = active and sys.stderr.isatty()
+        if active:
+            with _writable(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._log_file().close()
+
+    def line(self, text: str, progress: bool = False) -> None:
+        """Print a line and append it to log.csv; a line of `progress` is not printed where a progress bar is shown."""
+        if not self.active:
+            return
+        if not (progress and self._on_terminal):
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        with _writable(self.folder), self._log_file() as file:
+            file.write(text + "\n")
+
+    def options(self, options: Mapping[str, Any]) -> None:
+        """Write args.txt."""
+        if self.active:
+            with _writable(self.folder):
+                lines = [f"{name}: {value}\n" for name, value in sorted(options.items())]
+                (self.folder / "args.txt").write_text("".join(lines), encoding="utf-8")
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Append one epoch's record, which holds `epoch`, to metrics.jsonl."""
+        if self.active:
+            with _writable(self.folder), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def forget_epochs_from(self, epoch: int) -> None:
+        """Drop the records of an epoch and later ones from metrics.jsonl: they are about to be run again."""
+        path = self.folder / "metrics.jsonl"
+        if not self.active or not path.is_file():
+            return
+        with _writable(self.folder):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < epoch]
+            beside = path.with_name(".metrics.jsonl")
+            beside.write_text("".join(kept), encoding="utf-8")
+            os.replace(beside, path)
+
+    def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
+        """Add values to TensorBoard under prefix/name."""
+        if not self.active:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation does not need it
+
+            self._writer = SummaryWriter(str(self.folder))
+        for name, value in values.items():
+            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def progress(self, batches: Iterable, description: str) -> Iterable:
+        """The batches, with a progress bar on a terminal."""
+        if not self._on_terminal:
+            return batches
+        total = len(batches) if isinstance(batches, Sized) else None
+        return tqdm(batches, desc=description, total=total, leave=False, dynamic_ncols=True)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _log_file(self):
+        return open(self.folder / "log.csv", "a", encoding="utf-8")
+
+
+class _writable:
+    """Turn a failure to write into one line that names the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write logs to {self.folder}: {error.strerror or error} (--root_log)") from error
+
+
+def set_earlier_run_aside(folder: Path) -> Path | None:
+    """Move an earlier run's files into `folder/earlier_N`, so that a new run loses nothing; None if there are none."""
+    found = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    found += list(folder.glob("events.out.tfevents.*"))
+    if not any(path.name != "args.txt" for path in found):
+        return None
+    number = 1
+    while (folder / f"earlier_{number}").exists():
+        number += 1
+    aside = folder / f"earlier_{number}"
+    with _writable(folder):
+        aside.mkdir()
+        for path in found:
+            os.replace(path, aside / path.name)
+    return aside

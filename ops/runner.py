@@ -1,0 +1,203 @@
+"""Runs the epochs: train, evaluate, log, save. The two main scripts differ in one argument of `run`."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import dataset_config
+from models.uni_adafocus import UniAdaFocus
+from ops import checkpoint, distributed, engine
+from ops.dataset import VideoDataset
+from ops.errors import EXIT_DONE
+from ops.loaders import EvaluationBatches, build_loader
+from ops.logger import RunLogger, set_earlier_run_aside
+from ops.optim import learning_rate, set_learning_rate
+from ops.predictions import save_predictions
+from ops.setup import (
+    Training,
+    build_dataset,
+    build_model,
+    find_dataset,
+    load_starting_weights,
+    prepare_training,
+    resume_model,
+    share_of_batch,
+    wrap,
+)
+
+LAST_EPOCHS_EVALUATED = 9
+MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
+
+
+def run(options: argparse.Namespace, mixed_precision: bool) -> int:
+    """Train, or with `--evaluate` evaluate, as the options say. Returns the exit code; wrong input is a UserError."""
+    with distributed.process_group() as device:
+        with distributed.fail_together():
+            config = find_dataset(options)
+            validation = build_dataset(options, config, "val", training=False)
+            share_of_batch(options)
+        with distributed.fail_together():
+            model = build_model(options, config.num_classes)
+            resumed = resume_model(model, options)
+            weights = load_starting_weights(model, options) if resumed is None else [f"weights of {options.resume}"]
+            model.to(device)
+            training = None
+            if not options.evaluate:
+                training = prepare_training(model, config, options, mixed_precision, device, resumed)
+            logger = start_log(options)
+        say_how_it_starts(logger, options, config, model, weights, device)
+        if training is None:
+            evaluate_and_report(model, validation, options, device, logger)
+        else:
+            train(model, training, validation, options, device, logger)
+        logger.close()
+    return EXIT_DONE
+
+
+def train(
+    model: UniAdaFocus,
+    training: Training,
+    validation: VideoDataset,
+    options: argparse.Namespace,
+    device: torch.device,
+    logger: RunLogger,
+) -> None:
+    """All epochs: train, evaluate when due, log, save."""
+    logger.forget_epochs_from(training.first_epoch)
+    loader = build_loader(training.dataset, training.batches, options.workers, device)
+    network = wrap(model, device)
+    main_metric = MAIN_METRIC[validation.config.metric]
+
+    for epoch in range(training.first_epoch, options.epochs):
+        lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
+        set_learning_rate(training.optimizer, lr)
+        training.batches.set_epoch(epoch)
+        training.dataset.set_epoch(epoch)
+        losses = engine.train_one_epoch(
+            network,
+            logger.progress(loader, f"epoch {epoch}"),
+            training.optimizer,
+            training.scaler,
+            device=device,
+            epoch=epoch,
+            steps=len(training.batches),
+            seed=options.seed,
+            kl_ratio=options.KL_ratio,
+            norm_ratio=options.norm_ratio,
+            print_freq=options.print_freq,
+            report=lambda progress, epoch=epoch, lr=lr: logger.line(training_line(epoch, lr, progress), progress=True),
+            video_names=training.dataset.video_name,
+        )
+        record = {"epoch": epoch, "lr": lr, "train": losses}
+        is_best = False
+        if evaluation_is_due(epoch, options.epochs, options.eval_freq):
+            metrics = evaluate_and_report(model, validation, options, device, logger)
+            record["val"] = metrics
+            is_best = metrics[main_metric] > training.best
+            training.best = max(training.best, metrics[main_metric])
+            logger.line(f"Best {main_metric}: {training.best:.3f}")
+            logger.scalars("val", metrics, epoch)
+        logger.epoch(record)
+        logger.scalars("train", losses, epoch)
+        logger.scalars("lr", {group["name"]: group["lr"] for group in training.optimizer.param_groups}, epoch)
+        with distributed.fail_together():
+            save(model, training, epoch, is_best, options, logger.folder)
+    logger.line(f"Done: best {main_metric} {training.best:.3f}; logs and checkpoints in {logger.folder}")
+
+
+def save(
+    model: UniAdaFocus, training: Training, epoch: int, is_best: bool, options: argparse.Namespace, folder: Path
+) -> None:
+    """Write the checkpoint of an epoch that is done, and the best one's; the main process does."""
+    if not distributed.is_main_process():
+        return
+    state = checkpoint.checkpoint_dict(
+        epoch=epoch + 1,
+        model=model,
+        optimizer=training.optimizer,
+        best=training.best,
+        scaler=training.scaler,
+        options=vars(options),
+    )
+    checkpoint.save(state, folder / checkpoint.LAST)
+    if is_best:
+        checkpoint.save(state, folder / checkpoint.BEST)
+
+
+def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
+    """Every so many epochs, and in each of the last nine."""
+    return (epoch + 1) % every == 0 or epoch >= epochs - LAST_EPOCHS_EVALUATED
+
+
+def evaluate_and_report(
+    model: UniAdaFocus, dataset: VideoDataset, options: argparse.Namespace, device: torch.device, logger: RunLogger
+) -> dict[str, float]:
+    """Metrics of the validation split, printed and logged; predictions are kept where `--save_predictions` says so."""
+    batches = EvaluationBatches(len(dataset), share_of_batch(options), distributed.rank(), distributed.world_size())
+    loader = build_loader(dataset, batches, options.workers, device)
+    metrics, logits = engine.evaluate(
+        model,
+        logger.progress(loader, "evaluation"),
+        device=device,
+        labels=dataset.labels,
+        metric=dataset.config.metric,
+        report=lambda step: (
+            logger.line(f"Test: [{step}/{len(batches)}]", progress=True) if step % options.print_freq == 0 else None
+        ),
+    )
+    logger.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    if options.save_predictions:
+        with distributed.fail_together():
+            if logits is not None:
+                save_predictions(Path(options.save_predictions), dataset, logits)
+    return metrics
+
+
+def run_folder(options: argparse.Namespace) -> Path:
+    """Where this run's logs and checkpoints go; the published name."""
+    name = f"UniAdaFocus_{options.dataset}_{options.glance_arch}_segment{options.num_segments}_e{options.epochs}"
+    return Path(options.root_log) / name
+
+
+def start_log(options: argparse.Namespace) -> RunLogger:
+    """The run's logger. A run from the start moves what an earlier one left in the folder aside."""
+    folder, active = run_folder(options), distributed.is_main_process()
+    aside = set_earlier_run_aside(folder) if active and not options.resume else None
+    logger = RunLogger(folder, active)
+    if aside:
+        logger.line(f"An earlier run's files are now in {aside}")
+    if not options.evaluate:
+        logger.options(vars(options))
+    return logger
+
+
+def say_how_it_starts(
+    logger: RunLogger,
+    options: argparse.Namespace,
+    config: dataset_config.DatasetConfig,
+    model: UniAdaFocus,
+    weights: list[str],
+    device: torch.device,
+) -> None:
+    """A few lines on what is about to run."""
+    if options.ignored:
+        logger.line(f"Without effect, as in the published code: {' '.join(options.ignored)}")
+    logger.line(
+        f"{config.name}: {config.num_classes} classes, metric {config.metric}, frames {config.frames_root}/*/"
+        f"{config.template}; {distributed.world_size()} process(es) on {device.type}, batch {options.batch_size}"
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.line(f"{parameters / 1e6:.1f} M parameters; {'; '.join(weights)}")
+
+
+def training_line(epoch: int, lr: float, progress: engine.Progress) -> str:
+    """One console line in the published form: figures since the line before, in brackets their mean over the epoch."""
+    line = (
+        f"Epoch: [{epoch}][{progress.step}/{progress.steps}], lr: {lr:.5f}\t"
+        f"Time {progress.step_time:.3f} ({progress.mean_step_time:.3f})\t"
+        f"Data {progress.data_time:.3f} ({progress.mean_data_time:.3f})"
+    )
+    for name, value in progress.losses.items():
+        line += f"\t{name.capitalize() if name == 'loss' else name} {value:.4f} ({progress.mean_losses[name]:.4f})"
+    return line

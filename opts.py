@@ -1,0 +1,218 @@
+"""Every command-line option, in groups, each with its meaning. Nothing here imports torch, so `--help` is quick.
+
+The published options keep their names. Where the published parser wants a value for a dataset, ours has one: the
+published recipe for ActivityNet, and small settings for `--dataset toy`, so that it needs no other option.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ops.errors import EXIT_WRONG_INPUT, speaks_for_all
+
+# What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
+TOY_DEFAULTS = {
+    "pretrained": "none",
+    "num_segments": 16,
+    "num_glance_segments": 8,
+    "num_focus_segments": 4,
+    "input_size": 128,
+    "patch_size": 64,
+    "dropout": 0.0,
+    "fc_dropout": 0.0,
+    "epochs": 16,
+    "batch_size": 16,
+    "lr": 0.01,
+    "classifier_lr_ratio": 1.0,
+    "global_lr_ratio": 1.0,
+    "stn_lr_ratio": 1.0,
+    "temporal_lr_ratio": 1.0,
+    "workers": 2,
+    "print_freq": 5,
+}
+
+# Accepted because published commands and scripts pass them; nothing reads them.
+IGNORED_WITH_VALUE = (
+    "--hidden_dim", "--num_steps", "--sample_sigma", "--k", "--action_dim", "--glance_size", "--train_stage",
+    "--loss_type", "--gpu", "--gpus", "--modality", "--arch", "--store_name", "--root_model", "--snapshot_pref",
+    "--clip-gradient", "--dist_url", "--dist_backend", "--world_size", "--rank", "--train_list", "--val_list",
+    "--root_path", "--npb",
+)  # fmt: skip
+IGNORED_FLAGS = ("--random_patch", "--multiprocessing_distributed", "--with_glancer", "--consensus_type")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong options are one line and exit code 2, from one process only."""
+
+    def error(self, message: str) -> None:
+        if speaks_for_all():
+            print(f"error: {message} (see {self.prog} --help)", file=sys.stderr, flush=True)
+        sys.exit(EXIT_WRONG_INPUT)
+
+
+def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParser:
+    """The parser that the training, evaluation and early-exit scripts share; eval_freq is that script's default."""
+    parser = _Parser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="actnet", help="actnet, fcvid, minik, toy, or a name of your own")
+    data.add_argument(
+        "--data_dir", help="folder with the class file, the split files and frames/ (default for toy: data/toy)"
+    )
+    data.add_argument("--metric", choices=("map", "accuracy"), help="main metric, where not the dataset's own")
+    data.add_argument("--frame_template", help="file name of a frame such as image_{:05d}.jpg, where not the dataset's")
+    data.add_argument("-j", "--workers", type=_whole(0), default=8, help="processes per GPU that read frames; 0: none")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--glance_arch", choices=("mbv2", "res50"), default="mbv2", help="glance network")
+    model.add_argument("--glance_ckpt_path", default="", help="ImageNet weights of the glance network, a file")
+    model.add_argument(
+        "--pretrained", choices=("imagenet", "none"), default="imagenet", help="where training starts from"
+    )
+    model.add_argument("--num_segments", type=_whole(1), default=48, help="frames per video, T")
+    model.add_argument("--num_glance_segments", type=_whole(1), default=16, help="of them glanced at, G; divides T")
+    model.add_argument("--num_focus_segments", type=_whole(1), default=16, help="of them looked at closely, F")
+    model.add_argument("--input_size", type=_whole(32), default=224, help="side of a frame, a multiple of 32")
+    model.add_argument("--patch_size", type=_whole(1), default=128, help="side of a patch, 96..224 for frames of 224")
+    model.add_argument("--stn_hidden_dim", type=_whole(1), default=128, help="width of the spatial policy")
+    model.add_argument("--temporal_hidden_dim", type=_whole(1), default=64, help="width of the temporal policy")
+    model.add_argument(
+        "--temperature", type=_positive, default=1.0, help="focus frames are sampled more evenly above 1"
+    )
+    model.add_argument("--dropout", "--do", type=_share, default=0.2, help="before the heads of single frames, patches")
+    model.add_argument("--fc_dropout", type=_share, default=0.2, help="before the heads of the steps")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=_whole(1), default=50, help="passes over the training split")
+    training.add_argument(
+        "-b", "--batch_size", "--batch-size", type=_whole(1), default=32, help="videos, all processes"
+    )
+    training.add_argument("--lr", "--learning-rate", type=_positive, default=0.002, help="learning rate")
+    training.add_argument("--lr_type", choices=("cos", "step"), default="cos", help="schedule, per epoch")
+    training.add_argument("--lr_steps", type=float, nargs="+", default=[20, 40], help="epochs of lr x 0.1, with step")
+    training.add_argument("--momentum", type=_share, default=0.9, help="of SGD")
+    training.add_argument("--weight_decay", "--wd", type=_not_negative, default=2e-4, help="of SGD")
+    for name, default, part in (
+        ("temporal", 0.2, "temporal policy"),
+        ("stn", 0.2, "spatial policy"),
+        ("global", 0.5, "glance network and its heads"),
+        ("classifier", 20.0, "step-by-step classifier"),
+    ):
+        training.add_argument(
+            f"--{name}_lr_ratio", type=_not_negative, default=default, help=f"{part}: its multiple of lr"
+        )
+    training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
+    training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
+    training.add_argument("--seed", type=_whole(0), default=0, help="of everything drawn at random, workers included")
+    training.add_argument(
+        "--start_epoch", "--start-epoch", type=_whole(0), help="first epoch, where not the checkpoint's"
+    )
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--root_log", default="log", help="logs and checkpoints go to a folder of their own in here")
+    run.add_argument("--resume", default="", help="checkpoint to go on from, or to evaluate")
+    run.add_argument("--init_from", default="", help="checkpoint to fine-tune: its weights where they fit, no more")
+    run.add_argument("-e", "--evaluate", action="store_true", help="evaluate --resume and leave")
+    run.add_argument("--save_predictions", help="write video, logits, labels of the last evaluation to this .npz file")
+    run.add_argument("-p", "--print-freq", "--print_freq", type=_whole(1), default=20, help="steps between lines")
+    run.add_argument(
+        "-ef",
+        "--eval-freq",
+        "--eval_freq",
+        type=_whole(1),
+        default=eval_freq,
+        help="epochs between evaluations; the last 9 always",
+    )
+    run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
+
+    ignored = parser.add_argument_group("accepted, but without effect", "options of published scripts")
+    for option in IGNORED_WITH_VALUE:
+        ignored.add_argument(option, nargs="+", default=argparse.SUPPRESS, help="no effect")
+    for option in IGNORED_FLAGS:
+        ignored.add_argument(option, nargs="*", default=argparse.SUPPRESS, help="no effect")
+    return parser
+
+
+def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; options that do not go together end the program with one line and exit code 2.
+
+    The result holds what something reads; `ignored` lists the options given that have no effect.
+    """
+    dataset_option, _ = _dataset_parser().parse_known_args(arguments)
+    if dataset_option.dataset == "toy":
+        parser.set_defaults(**TOY_DEFAULTS)
+    options = parser.parse_args(arguments)
+    names = {_destination(option): option for option in IGNORED_WITH_VALUE + IGNORED_FLAGS}
+    options.ignored = [option for name, option in names.items() if hasattr(options, name)]
+    for name in names:
+        vars(options).pop(name, None)
+    vars(options).pop("local_rank")  # the launcher's environment says the same
+    if options.data_dir is None:
+        if options.dataset != "toy":
+            parser.error(f"--dataset {options.dataset} needs --data_dir, the folder of its split files and frames/")
+        options.data_dir = "data/toy"
+    if options.evaluate and not options.resume:
+        parser.error("--evaluate needs --resume, the checkpoint to evaluate")
+    if options.resume and options.init_from:
+        parser.error("--resume goes on with a run and --init_from starts one: give one of them")
+    if options.num_segments % options.num_glance_segments:
+        parser.error(
+            f"--num_segments {options.num_segments} must be a multiple of "
+            f"--num_glance_segments {options.num_glance_segments}"
+        )
+    if options.num_focus_segments > options.num_segments:
+        parser.error(
+            f"--num_focus_segments {options.num_focus_segments} must not exceed --num_segments {options.num_segments}"
+        )
+    if options.input_size % 32:
+        parser.error(f"--input_size {options.input_size} must be a multiple of 32")
+    smallest = options.input_size * 96 / 224
+    if not smallest <= options.patch_size <= options.input_size:
+        parser.error(
+            f"--patch_size {options.patch_size} must be from {smallest:.0f} to {options.input_size} "
+            f"for frames of {options.input_size}"
+        )
+    return options
+
+
+def _dataset_parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dataset")
+    return parser
+
+
+def _destination(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def _whole(low: int):
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < low:
+            raise argparse.ArgumentTypeError(f"{number} is below {low}")
+        return number
+
+    return whole_number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0 .. 1 (1 left out)")
+    return number

@@ -1,0 +1,143 @@
+"""Checkpoint files: the published layout, both ways; and files that are not what they should be."""
+
+import os
+import pickle
+import re
+import stat
+
+import numpy as np
+import pytest
+import torch
+
+from models.uni_adafocus import UniAdaFocus
+from ops import checkpoint
+from ops.errors import UserError
+from ops.optim import build_optimizer
+from tests.conftest import SMALL
+
+RATIOS = {"temporal_lr_ratio": 0.2, "stn_lr_ratio": 0.2, "global_lr_ratio": 0.5, "classifier_lr_ratio": 20.0}
+
+
+def _optimizer(model: UniAdaFocus) -> torch.optim.SGD:
+    return build_optimizer(model, lr=0.1, momentum=0.9, weight_decay=0, **RATIOS)
+
+
+def _published_file(model: UniAdaFocus, path):
+    """A file as the published code writes it: names of DistributedDataParallel, every parameter in the optimizer."""
+    parameters = [parameter for group in model.parameter_groups(*RATIOS.values()) for parameter in group["params"]]
+    groups, number = [], 0
+    for group in model.parameter_groups(*RATIOS.values()):
+        numbers = list(range(number, number + len(group["params"])))
+        number += len(numbers)
+        groups.append({"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "params": numbers})
+    momenta = {i: {"momentum_buffer": torch.full_like(p, float(i))} for i, p in enumerate(parameters)}
+    content = {
+        "epoch": 7,
+        "state_dict": {f"module.{name}": value for name, value in model.state_dict().items()},
+        "best_acc1": np.float64(80.7),
+        "optimizer": {"state": momenta, "param_groups": groups},
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_a_published_file_loads_strictly_with_its_momenta(small_model, tmp_path):
+    path = _published_file(small_model, tmp_path / "published.pth.tar")
+    other = UniAdaFocus(4, **SMALL)
+    loaded = checkpoint.load(path)
+    checkpoint.load_model(other, loaded["state_dict"], path)
+    optimizer = _optimizer(other)
+    checkpoint.load_optimizer(optimizer, loaded["optimizer"], path)
+
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), small_model.parameters(), strict=True))
+    assert (loaded["epoch"], float(loaded["best_acc1"])) == (7, 80.7)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert all(float(optimizer.state[p]["momentum_buffer"].mean()) == i for i, p in enumerate(parameters))
+    assert [group["lr"] for group in optimizer.param_groups][:1] == [pytest.approx(0.02)]
+
+
+def test_our_file_has_the_published_layout(small_model, tmp_path):
+    optimizer = _optimizer(small_model)
+    checkpoint.save(
+        checkpoint.checkpoint_dict(
+            epoch=3, model=small_model, optimizer=optimizer, best=12.5, scaler=torch.amp.GradScaler("cpu"), options={}
+        ),
+        tmp_path / "ours.pth.tar",
+    )
+    raw = torch.load(tmp_path / "ours.pth.tar", weights_only=True)
+    assert {"epoch", "state_dict", "optimizer", "best_acc1", "scaler"} <= set(raw)
+    assert list(raw["state_dict"]) == [f"module.{name}" for name in small_model.state_dict()]
+    numbers = [number for group in raw["optimizer"]["param_groups"] for number in group["params"]]
+    assert numbers == list(range(len(list(small_model.parameters()))))
+
+
+def test_saving_leaves_one_file_readable_as_the_umask_says(small_model, tmp_path):
+    umask = os.umask(0o027)
+    try:
+        checkpoint.save({"state_dict": {}}, tmp_path / "ckpt.pth.tar")
+    finally:
+        os.umask(umask)
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth.tar"]
+    assert stat.S_IMODE((tmp_path / "ckpt.pth.tar").stat().st_mode) == 0o640
+
+
+def test_a_failed_save_keeps_the_file_before_and_leaves_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "ckpt.pth.tar"
+    path.write_bytes(b"before")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(UserError, match=r"cannot write .*ckpt\.pth\.tar: No space left on device; the checkpoint"):
+        checkpoint.save({"state_dict": {}}, path)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+class _Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": _Payload(tmp_path / "ran")}, tmp_path / "bad.pth.tar")
+    with pytest.raises(UserError, match="wants to run code on loading, which is refused"):
+        checkpoint.load(tmp_path / "bad.pth.tar")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
+    (tmp_path / "text").write_text("not a checkpoint")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "pickle").write_bytes(pickle.dumps([1, 2]))
+    torch.save([torch.zeros(2)], tmp_path / "list")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other")
+    whole = tmp_path / "whole"
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, whole)
+    (tmp_path / "half").write_bytes(whole.read_bytes()[:2000])
+    for name in ("text", "empty", "pickle", "list", "other", "half"):
+        with pytest.raises(UserError, match=f"{name} is not a checkpoint") as caught:
+            checkpoint.load(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="absent does not exist"):
+        checkpoint.load(tmp_path / "absent")
+    with pytest.raises(UserError, match="is not a file"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_checkpoint_of_other_sizes_names_the_tensors_and_both_shapes(small_model, tmp_path):
+    path = _published_file(UniAdaFocus(5, **(SMALL | {"num_focus_segments": 3})), tmp_path / "other.pth.tar")
+    expected = re.escape("global_CNN_fc.1.weight is [5, 1280] in the file, [4, 1280] in the model")
+    with pytest.raises(UserError, match=expected) as caught:
+        checkpoint.load_model(small_model, checkpoint.load(path)["state_dict"], path)
+    assert "classifier.local_classifiers.2.1.weight is not known to the model" in str(caught.value)
+
+
+def test_an_optimizer_of_another_model_is_refused(small_model, tmp_path):
+    with pytest.raises(UserError, match="the optimizer in x has 1 parameters, the model"):
+        checkpoint.load_optimizer(_optimizer(small_model), {"state": {}, "param_groups": [{"params": [0]}]}, "x")
+    with pytest.raises(UserError, match="holds no optimizer state"):
+        checkpoint.load_optimizer(_optimizer(small_model), {"state": {}}, "x")

@@ -1,0 +1,274 @@
+"""Whole runs of the training scripts, as a user starts them."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import main
+import main_semiAMP
+from models.uni_adafocus import UniAdaFocus
+from tests.conftest import SMALL, SMALL_OPTIONS, call, run_script, the_error
+
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"],
+    "launch": ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--master_port=29612"],
+}
+
+
+@pytest.fixture
+def options(dataset_folder, tmp_path):
+    """Options of a small run on the small dataset."""
+    return ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS]
+
+
+@pytest.fixture
+def random_checkpoint(tmp_path):
+    """A weights file of the small settings, with published names."""
+    torch.manual_seed(1)
+    model = UniAdaFocus(4, **SMALL)
+    path = tmp_path / "random.pth.tar"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, path)
+    return path
+
+
+def _run_folder(tmp_path, epochs, dataset="mine"):
+    return tmp_path / "log" / f"UniAdaFocus_{dataset}_mbv2_segment6_e{epochs}"
+
+
+def _records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_the_documented_files(options, tmp_path, capsys):
+    assert call(main.main, *options, "--epochs", 2, "--save_predictions", tmp_path / "predictions.npz") == 0
+
+    folder = _run_folder(tmp_path, 2)
+    names = {path.name.split(".vm.")[0].split(".tfevents")[0] for path in folder.iterdir()}
+    assert names == {"log.csv", "args.txt", "metrics.jsonl", "ckpt.pth.tar", "ckpt.best.pth.tar", "events.out"}
+    printed = capsys.readouterr().out
+    assert printed == (folder / "log.csv").read_text()
+    assert re.search(r"Epoch: \[1\]\[1/2\], lr: 0\.00100\tTime .*\tData .*\tLoss ", printed)
+    assert "patch_size: 32" in (folder / "args.txt").read_text()
+    records = _records(folder)
+    assert [record["epoch"] for record in records] == [0, 1]
+    assert all(math.isfinite(value) for record in records for value in record["train"].values())
+    assert {
+        f"Acc_{head}@{k}" for head in ("pred", "cat", "global", "local", "temporal", "spatial") for k in (1, 5)
+    } <= (set(records[0]["val"]))
+    with np.load(tmp_path / "predictions.npz") as predictions:
+        assert predictions["video"].tolist() == [f"val{n}" for n in range(5)]
+        assert predictions["logits"].shape == (5, 4)
+        assert predictions["labels"].tolist() == [[n % 4, -1, -1] for n in range(5)]
+        top1 = 100 * np.mean(predictions["logits"].argmax(1) == predictions["labels"][:, 0])
+    assert records[-1]["val"]["Acc_pred@1"] == pytest.approx(top1)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(options, tmp_path):
+    def weights(log, seed, workers):
+        assert call(main.main, *options, "--epochs", 1, "--root_log", log, "--seed", seed, "--workers", workers) == 0
+        state = torch.load(log / "UniAdaFocus_mine_mbv2_segment6_e1" / "ckpt.pth.tar", weights_only=True)["state_dict"]
+        return torch.cat([value.flatten().double() for value in state.values()])
+
+    first = weights(tmp_path / "first", 5, 0)
+    assert torch.equal(first, weights(tmp_path / "second", 5, 2))
+    assert not torch.equal(first, weights(tmp_path / "third", 6, 0))
+
+
+def test_a_second_run_loses_nothing_of_the_first(options, tmp_path, capsys):
+    for _ in range(2):
+        assert call(main.main, *options, "--epochs", 1) == 0
+    folder = _run_folder(tmp_path, 1)
+    assert f"An earlier run's files are now in {folder / 'earlier_1'}" in capsys.readouterr().out
+    assert (folder / "earlier_1" / "ckpt.pth.tar").is_file() and len(_records(folder / "earlier_1")) == 1
+    assert len(_records(folder)) == 1
+
+
+def test_training_goes_on_where_a_checkpoint_stopped(options, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert call(main.main, *options, "--epochs", 2, "--root_log", whole) == 0
+    # Stopped after one of two epochs: the schedule of two, cut short.
+    assert call(main.main, *options, "--epochs", 2, "--root_log", parts) == 0
+    folder = parts / "UniAdaFocus_mine_mbv2_segment6_e2"
+    state = torch.load(folder / "ckpt.pth.tar", weights_only=True)
+    assert state["epoch"] == 2
+
+    resumed = call(main.main, *options, "--epochs", 2, "--root_log", parts, "--resume", folder / "ckpt.pth.tar")
+    assert resumed == 0  # nothing left to do
+    again = call(
+        main.main, *options, "--epochs", 2, "--root_log", parts, "--resume", folder / "ckpt.pth.tar", "--start_epoch", 1
+    )
+    assert again == 0
+    assert [record["epoch"] for record in _records(folder)] == [0, 1]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_train_and_evaluate_through_either_launcher(launcher, options, tmp_path):
+    done = run_script("main.py", *options, "--epochs", 1, launcher=LAUNCHERS[launcher])
+    assert "2 process(es) on cpu, batch 2" in done.stdout
+    folder = _run_folder(tmp_path, 1)
+    assert done.stdout.count("Testing Results:") == 1
+    assert torch.load(folder / "ckpt.pth.tar", weights_only=True)["epoch"] == 1
+
+
+def test_two_processes_give_the_metrics_of_one(options, random_checkpoint, tmp_path):
+    evaluate = [*options, "--evaluate", "--resume", random_checkpoint, "--save_predictions"]
+    alone = run_script("main.py", *evaluate, tmp_path / "one.npz")
+    together = run_script("main.py", *evaluate, tmp_path / "two.npz", launcher=LAUNCHERS["torchrun"])
+
+    def metrics(done):
+        return re.findall(r"(\S+@\d) (\S+)", done.stdout)
+
+    assert len(metrics(alone)) == 12 and metrics(alone) == metrics(together)
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        np.testing.assert_allclose(one["logits"], two["logits"], atol=1e-3)
+        assert one["video"].tolist() == two["video"].tolist()
+
+
+def test_fine_tuning_takes_what_fits_and_names_what_starts_anew(
+    options, random_checkpoint, dataset_folder, tmp_path, capsys
+):
+    (dataset_folder / "classInd.txt").write_text("".join(f"class {n}\n" for n in range(7)))
+    still = ["--lr", "1e-30", "--weight_decay", "0"]
+    assert call(main.main, *options, *still, "--epochs", 1, "--init_from", random_checkpoint) == 0
+    printed = capsys.readouterr().out
+    anew = re.search("starting anew: (.*)", printed).group(1).split(", ")
+    assert "aux_fc.weight" in anew and "classifier.local_classifiers.1.1.bias" in anew
+    assert not any(name.startswith(("global_CNN.", "local_CNN.", "spatial_policy.")) for name in anew)
+    before = torch.load(random_checkpoint)["state_dict"]
+    after = torch.load(_run_folder(tmp_path, 1) / "ckpt.pth.tar", weights_only=True)["state_dict"]
+    name = "module.spatial_policy.encoder.3.weight"
+    assert torch.equal(before[name], after[name]) and len(after["module.aux_fc.bias"]) == 7
+
+
+def test_semi_amp_trains_with_half_precision_backbones_and_evaluates_in_float32(options, random_checkpoint, tmp_path):
+    results = {}
+    for script in (main, main_semiAMP):
+        root = tmp_path / script.__name__
+        extra = ["--root_log", root, "--save_predictions", root / "predictions.npz"]
+        assert call(script.main, *options, "--epochs", 1, *extra) == 0
+        record = _records(root / "UniAdaFocus_mine_mbv2_segment6_e1")[0]
+        call(script.main, *options, *extra, "--evaluate", "--resume", random_checkpoint)
+        results[script] = record["train"]["loss"], np.load(root / "predictions.npz")["logits"]
+    losses, logits = zip(*results.values(), strict=True)
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.5)
+    assert np.array_equal(*logits)
+
+
+def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, capsys):
+    folder = make_dataset(
+        {"a": [0], "b": [1, 2], "c": [3]}, {"d": [0, 1], "e": [2, 3, 1], "f": [3], "g": [0]}, names=(
+            "classInd.txt", "actnet_train_split.txt", "actnet_val_split.txt"
+        )
+    )  # fmt: skip
+    done = call(
+        main.main, "--dataset", "actnet", "--data_dir", folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS,
+        "--epochs", 1,
+    )  # fmt: skip
+    assert done == 0
+    names = ("mAP", "smAP", "Cat_mAP", "Global_mAP", "Local_mAP", "Temporal_mAP", "Spatial_mAP")
+    record = _records(_run_folder(tmp_path, 1, "actnet"))[0]
+    assert set(names) <= set(record["val"])
+    assert "Best mAP:" in capsys.readouterr().out
+
+
+def test_minik_names_may_hold_spaces(make_dataset, tmp_path):
+    folder = make_dataset(
+        {"riding a bike/clip one": [0], "b": [1]}, {"riding a bike/clip two": [0], "c": [1]}, separator=" ",
+        names=("minik_classInd.txt", "mini_train_videofolder.txt", "mini_val_videofolder.txt"),
+    )  # fmt: skip
+    assert call(
+        main_semiAMP.main, "--dataset", "minik", "--data_dir", folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS,
+        "--epochs", 1, "--save_predictions", tmp_path / "predictions.npz",
+    ) == 0  # fmt: skip
+    assert np.load(tmp_path / "predictions.npz")["video"].tolist() == ["riding a bike/clip two", "c"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_where_and_what(options, tmp_path, capsys):
+    assert call(main.main, *options, "--epochs", 30, "--lr", "1e12", "--print-freq", 2) == 2
+    message = the_error(capsys.readouterr().err)
+    assert re.search(
+        r"loss is not finite in epoch \d+, step \d: loss \S+, cat .*; videos of the batch: train\d", message
+    )
+
+
+def test_a_broken_video_stops_the_run_by_name(options, dataset_folder, capsys):
+    for frame in (dataset_folder / "frames" / "train2").iterdir():
+        frame.write_bytes(b"not a picture")
+    for workers in (0, 1):
+        assert call(main.main, *options, "--epochs", 1, "--workers", workers) == 2
+        assert "train2" in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data_dir", "nowhere"], "nowhere"),
+        (["--dataset", "actnet"], "actnet_train_split.txt"),
+        (["--resume", "nowhere.pth.tar"], "checkpoint nowhere.pth.tar does not exist"),
+        (["--resume", __file__], "test_main.py is not a checkpoint"),
+        (["--batch_size", "16"], "--batch_size 16 is larger than the training split (4 videos)"),
+        (["--pretrained", "imagenet", "--glance_ckpt_path", "nowhere.pth"], "glance weights nowhere.pth do not exist"),
+        (["--init_from", __file__], "test_main.py is not a checkpoint"),
+        (["--init_from", "a", "--resume", "b"], "give one of them"),
+        (["--num_segments", "7"], "--num_segments 7 must be a multiple of --num_glance_segments 3"),
+        (["--metric", "f1"], "invalid choice: 'f1'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_no_log_folder(change, message, options, dataset_folder, tmp_path, capsys):
+    if "--dataset" in change:
+        (dataset_folder / "train_split.txt").unlink()
+    assert call(main.main, *options, "--epochs", 1, *change) == 2
+    assert message in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("train0,8", "train_split.txt:2"),
+        ("train0,eight,0", "train_split.txt:2"),
+        ("train0,8,4", "train_split.txt:2"),
+        ("../train0,8,0", "train_split.txt:2"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_line(row, message, options, dataset_folder, capsys):
+    (dataset_folder / "train_split.txt").write_text(f"train1,8,1\n{row}\ntrain2,8,2\n")
+    assert call(main.main, *options, "--epochs", 1) == 2
+    assert message in the_error(capsys.readouterr().err)
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_with_both_shapes(options, random_checkpoint, dataset_folder, capsys):
+    (dataset_folder / "classInd.txt").write_text("".join(f"class {n}\n" for n in range(7)))
+    assert call(main.main, *options, "--epochs", 1, "--evaluate", "--resume", random_checkpoint) == 2
+    error = the_error(capsys.readouterr().err)
+    assert "global_CNN_fc.1.weight is [4, 1280] in the file, [7, 1280] in the model" in error
+
+
+def test_offline_without_weights_is_one_line_that_names_both_places(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    assert call(main.main, *options, "--epochs", 1, "--pretrained", "imagenet") == 2
+    error = the_error(capsys.readouterr().err)
+    assert "ckpt/mobilenetv2_1.0-f2a8633.pth.tar" in error and str(tmp_path / "hub") in error
+    assert "--pretrained none" in error
+
+
+def test_two_processes_say_a_mistake_once(options, tmp_path):
+    done = run_script(
+        "main.py", *options, "--resume", "nowhere.pth.tar", launcher=LAUNCHERS["torchrun"], check=False
+    )  # fmt: skip
+    assert done.stderr.count("error: checkpoint nowhere.pth.tar does not exist") == 1
+    done = run_script("main.py", *options, "--batch_size", "3", launcher=LAUNCHERS["torchrun"], check=False)
+    assert done.stderr.count("error: --batch_size 3 cannot be shared equally by 2 processes") == 1
+
+
+def test_more_processes_than_gpus_is_an_error(options, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert call(main.main, *options, "--epochs", 1) == 2
+    assert "2 processes on this machine but only 1 GPUs" in the_error(capsys.readouterr().err)

@@ -1,0 +1,81 @@
+"""The command line: published commands, defaults, and one line for what is wrong."""
+
+import shlex
+
+import pytest
+
+from opts import TOY_DEFAULTS, build_parser, parse_options
+from tests.conftest import REFERENCE, run_script, the_error
+
+
+def parse(text: str):
+    return parse_options(build_parser("test"), shlex.split(text))
+
+
+def published_commands() -> list[str]:
+    """The arguments of each published command, after the name of its script."""
+    text = (REFERENCE / "published_commands.txt").read_text().replace("\\\n", " ")
+    return [line.split(".py", 1)[1] for line in text.splitlines() if ".py" in line]
+
+
+def test_there_are_four_published_commands():
+    assert len(published_commands()) == 4
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_published_commands_are_understood_word_for_word(number):
+    options = parse(published_commands()[number])
+    assert options.num_segments == 48 and options.patch_size == 128
+    assert options.dataset == ("actnet", "fcvid", "minik", "actnet")[number]
+    assert options.batch_size == (32, 64, 48, 32)[number]
+    assert options.lr == (0.002, 0.004, 0.003, 0.002)[number]
+    assert options.ignored == ["--hidden_dim"]
+
+
+@pytest.mark.parametrize("spelling", ["--local_rank 1", "--local_rank=1", "--local-rank 1", "--local-rank=1"])
+def test_both_spellings_of_the_launchers_option_are_accepted(spelling):
+    assert not hasattr(parse(f"--data_dir x {spelling}"), "local_rank")
+
+
+def test_options_that_never_did_anything_are_accepted_and_named():
+    assert parse("--data_dir x --num_steps 3 --sample_sigma 0.3").ignored == ["--num_steps", "--sample_sigma"]
+
+
+def test_the_toy_dataset_has_small_settings_that_options_override():
+    options = parse("--dataset toy --epochs 2")
+    assert options.epochs == 2
+    assert {name: getattr(options, name) for name in TOY_DEFAULTS if name != "epochs"} == {
+        name: value for name, value in TOY_DEFAULTS.items() if name != "epochs"
+    }
+    assert options.data_dir == "data/toy"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--dataset actnet needs --data_dir"),
+        ("--data_dir x --evaluate", "--evaluate needs --resume"),
+        ("--data_dir x --num_segments 50", "--num_segments 50 must be a multiple of --num_glance_segments 16"),
+        ("--data_dir x --num_focus_segments 49", "--num_focus_segments 49 must not exceed --num_segments 48"),
+        ("--data_dir x --patch_size 95", "--patch_size 95 must be from 96 to 224 for frames of 224"),
+        ("--data_dir x --patch_size 225", "--patch_size 225 must be from 96 to 224 for frames of 224"),
+        ("--data_dir x --input_size 230", "--input_size 230 must be a multiple of 32"),
+        ("--data_dir x --epochs 0", "argument --epochs: 0 is below 1"),
+        ("--data_dir x --lr nan", "argument --lr/--learning-rate: nan is not above 0"),
+        ("--data_dir x --dropout 1", "argument --dropout/--do: 1 is not in 0 .. 1"),
+        ("--data_dir x --patchsize 96", "unrecognized arguments: --patchsize 96"),
+        ("--data_dir x --lr fast", "argument --lr/--learning-rate: invalid"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(text, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(text)
+    assert left.value.code == 2
+    assert message in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("script", ["main.py", "main_semiAMP.py", "test_early_exit_uni_adafocus.py"])
+def test_help_does_not_import_torch(script):
+    done = run_script("-X", "importtime", script, "--help")
+    assert "--patch_size" in done.stdout
+    assert not any(line.endswith(" torch") for line in done.stderr.splitlines())

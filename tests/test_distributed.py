@@ -1,0 +1,67 @@
+"""Exchanging results between processes, and doing without any."""
+
+import pytest
+import torch
+
+from ops import distributed
+from ops.errors import UserError
+from tests.conftest import ROOT, run_script
+
+TWO_PROCESSES = """
+import sys
+import torch
+from ops import distributed
+from ops.errors import UserError, run_entry
+
+def main():
+    with distributed.process_group():
+        rank = distributed.rank()
+        assert distributed.world_size() == 2 and distributed.is_main_process() == (rank == 0)
+        # three rows here, one there
+        indices = torch.tensor([0, 3, 2] if rank == 0 else [1])
+        rows = distributed.gather_rows(indices.float()[:, None] * torch.ones(2), indices, 4)
+        if rank == 0:
+            assert rows.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]], rows
+        else:
+            assert rows is None
+        assert distributed.sum_over_processes(torch.tensor([rank + 1.0])).tolist() == [3]
+        assert distributed.broadcast_object(f"of {rank}") == "of 0"
+        assert distributed.gather_objects(rank) == [0, 1]
+        order = []
+        with distributed.main_process_first():
+            order.append(rank)
+        layer = torch.nn.BatchNorm1d(1)
+        layer.running_mean.fill_(rank + 5)
+        distributed.share_buffers(layer)
+        assert float(layer.running_mean) == 5
+        print(f"rank {rank} got here", flush=True)
+        with distributed.fail_together():
+            if rank == 1:
+                raise UserError("only the second process knows")
+        print("not reached", flush=True)
+
+run_entry(main)
+"""
+
+
+def test_two_processes_exchange_rows_sums_and_mistakes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(distributed.__file__.rsplit('/ops/', 1)[0])!r})\n{TWO_PROCESSES}"
+    )
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613"]
+    done = run_script(str(script), launcher=launcher, check=False)
+    assert "rank 0 got here" in done.stdout and "rank 1 got here" in done.stdout, done.stderr
+    assert "not reached" not in done.stdout
+    assert done.stderr.count("error: only the second process knows") == 1
+
+
+def test_one_process_needs_no_group():
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
+    rows = distributed.gather_rows(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 0]), 2)
+    assert rows.tolist() == [[2], [1]]
+    assert distributed.broadcast_object("mine") == "mine" and distributed.gather_objects(3) == [3]
+    with pytest.raises(UserError, match="mine"), distributed.fail_together():
+        raise UserError("mine")
+    with pytest.raises(UserError, match="mine"), distributed.main_process_first():
+        raise UserError("mine")

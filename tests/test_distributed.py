@@ -46,9 +46,7 @@ run_entry(main)
 
 def test_two_processes_exchange_rows_sums_and_mistakes(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(
-        f"import sys\nsys.path.insert(0, {str(distributed.__file__.rsplit('/ops/', 1)[0])!r})\n{TWO_PROCESSES}"
-    )
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{TWO_PROCESSES}")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613"]
     done = run_script(str(script), launcher=launcher, check=False)
     assert "rank 0 got here" in done.stdout and "rank 1 got here" in done.stdout, done.stderr

@@ -1,0 +1,123 @@
+"""Which videos of a folder are to be turned into frames: found, compared with what is there, checked for collisions.
+
+Everything is decided before the first video is opened, from the whole folder, so that runs on parts of it agree.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from ops.errors import UserError
+from ops.failure_list import printable
+from ops.frame_folders import FrameTemplate, find_unfinished, is_finished
+from ops.video_reader import VideoError
+
+ACCEPTED_FORMATS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
+
+
+@dataclass(frozen=True)
+class PlannedVideo:
+    """One video and what is to be done with it."""
+
+    name: str  # relative to the source folder
+    folder: Path  # of its frames
+    action: str  # "make", "redo", "skip" or "fail"
+    reason: str = ""  # of "fail"
+    leftovers: tuple[Path, ...] = ()
+
+
+def plan(
+    source: Path,
+    target: Path,
+    template: FrameTemplate,
+    accepted_formats: Sequence[str] = ACCEPTED_FORMATS,
+    begin: int = 0,
+    end: int | None = None,
+    file_list: Path | None = None,
+) -> list[PlannedVideo]:
+    """What there is to do, in sorted order of the names; nothing is written.
+
+    Raises UserError where `source` or `file_list` cannot be read, or `source` holds no video.
+    """
+    names = find_videos(source, target, accepted_formats)
+    if not names:
+        raise UserError(f"{source}: no video in this folder ({' '.join(accepted_formats)}); see --accepted_formats")
+    problems = _find_collisions(names)
+    if file_list is not None:
+        names = _restrict(names, file_list)
+    names = names[begin:end]
+    folders = [target / PurePosixPath(name).with_suffix("") for name in names]
+    unfinished = find_unfinished(folders)
+    planned = []
+    for name, folder in zip(names, folders, strict=True):
+        video = PlannedVideo(name, folder, "make", leftovers=tuple(unfinished.get(folder, ())))
+        try:
+            if name in problems:
+                video = PlannedVideo(name, folder, "fail", problems[name])
+            elif is_finished(folder, template):
+                video = replace(video, action="skip")
+            elif video.leftovers:
+                video = replace(video, action="redo")
+        except (VideoError, OSError) as error:
+            video = replace(video, action="fail", reason=str(error))
+        planned.append(video)
+    return planned
+
+
+def find_videos(source: Path, target: Path, accepted_formats: Sequence[str] = ACCEPTED_FORMATS) -> list[str]:
+    """Names, relative to `source` with forward slashes, of all videos there and in sub-folders, sorted.
+
+    Hidden files and folders are passed over, as is `target` where it lies inside `source`.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder of videos")
+    endings = {ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in accepted_formats}
+
+    def stop(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+
+    found, seen, target = [], set(), target.resolve()
+    for folder, inner, files in os.walk(source, onerror=stop, followlinks=True):
+        here = Path(folder).resolve()
+        if here == target or here in seen:  # a link may lead back up
+            inner.clear()
+            continue
+        seen.add(here)
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        relative = Path(folder).relative_to(source)
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in endings:
+                found.append((relative / name).as_posix())
+    return sorted(found)
+
+
+def _find_collisions(names: Sequence[str]) -> dict[str, str]:
+    """Videos whose frames would get among those of another: name -> why. The first of two with one folder is fine."""
+    problems, owners, parents = {}, {}, {}
+    for name in names:
+        folder = PurePosixPath(name).with_suffix("")
+        if folder in owners:
+            problems[name] = f"shares its folder of frames, {folder}, with {owners[folder]}; rename one of them"
+        else:
+            owners[folder] = name
+            parents.update(dict.fromkeys(folder.parents, name))
+    for folder in owners.keys() & parents.keys():
+        problems[owners[folder]] = f"its folder of frames, {folder}, would also hold {parents[folder]}; rename one"
+    return problems
+
+
+def _restrict(names: Sequence[str], file_list: Path) -> list[str]:
+    """Those of `names` that a text file lists, one per line, with or without extension."""
+    try:
+        lines = file_list.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise UserError(f"{file_list}: cannot be read ({error.strerror}); check --file_list") from None
+    listed = {line.rstrip("\r").removeprefix("./") for line in lines} - {""}
+    chosen = [name for name in names if name in listed or str(PurePosixPath(name).with_suffix("")) in listed]
+    missing = listed.difference(chosen, (str(PurePosixPath(name).with_suffix("")) for name in chosen))
+    if missing:
+        first = printable(min(missing))
+        print(f"warning: {file_list}: {len(missing)} names are no video here, such as {first}", file=sys.stderr)
+    return chosen

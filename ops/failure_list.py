@@ -1,0 +1,49 @@
+"""failed.txt: which videos could not be turned into frames, and why. One line each: name, tab, reason."""
+
+import os
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+FAILED_FILE = "failed.txt"
+
+
+def write_failures(target: Path, failed: Sequence[tuple[str, str]], settled: Collection[str], source: Path) -> None:
+    """Write `target`/failed.txt, or remove it where nothing failed.
+
+    Lines of earlier runs about videos that are not `settled` by this one stay while the video is in `source`: runs may
+    share the work. A tab, line break or backslash in a name is written with a backslash.
+    """
+    path = target / FAILED_FILE
+    beside = target / f".{FAILED_FILE}.{os.getpid()}"
+    settled = set(map(escape, settled))
+    lines = {}
+    try:
+        if path.is_file():
+            for line in path.read_bytes().decode(errors="surrogateescape").split("\n"):
+                name = line.split("\t")[0]
+                if name and name not in settled and ("\\" in name or (source / name).exists()):
+                    lines[name] = line
+        lines.update({escape(name): f"{escape(name)}\t{escape(reason)}" for name, reason in failed})
+        if not lines:
+            path.unlink(missing_ok=True)
+            return
+        text = "".join(f"{lines[name]}\n" for name in sorted(lines))
+        beside.write_bytes(text.encode(errors="surrogateescape"))
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        print(f"warning: {path}: cannot be written ({error.strerror})", file=sys.stderr)
+
+
+def escape(text: str) -> str:
+    """`text` without tabs and line breaks; a file name can hold both."""
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def printable(name: str) -> str:
+    """A file name as it can be printed in one line on any terminal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return escape(name).encode(encoding, errors="backslashreplace").decode(encoding)

@@ -1,0 +1,128 @@
+"""Jobs spread over processes, with progress, so that a job that kills its process costs one job and no more.
+
+`concurrent.futures` gives up all jobs when a process dies, as a decoder may on a damaged file, and leaves its processes
+behind when the parent is killed. Here each process has a pipe of its own: the parent knows which job died with it, and
+a process whose parent is gone ends.
+"""
+
+import multiprocessing
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+_PROGRESS_SECONDS = 0.2  # between two messages about the same job
+_FAREWELL_SECONDS = 10.0  # that a process gets to tidy up before it is killed
+
+
+class WorkerDied(str):
+    """The result of a job whose process ended in the middle of it; says how."""
+
+
+def run_jobs(
+    work: Callable[[Any, Callable[[int], None]], Any],
+    jobs: Sequence[Any],
+    workers: int,
+    on_progress: Callable[[int], None],
+    initialise: Callable[[], None],
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (job, `work(job, report)`) as jobs are done, in this process if `workers` is 1.
+
+    `work` and `initialise`, which each new process calls first, must be importable by name. What `work` reports
+    arrives at `on_progress`. When the caller leaves early, as on Ctrl-C, the processes are asked to stop (`SystemExit`
+    is raised in `work`) and are waited for.
+    """
+    if workers <= 1:
+        for job in jobs:
+            yield job, work(job, on_progress)
+        return
+    waiting = deque(jobs)
+    busy: dict[Connection, tuple[multiprocessing.Process, Any]] = {}
+    try:
+        for _ in range(min(workers, len(waiting))):
+            _start_worker(work, initialise, waiting.popleft(), busy)
+        while busy:
+            for connection in wait(list(busy)):
+                process, job = busy[connection]
+                try:
+                    finished, value = connection.recv()
+                except (EOFError, OSError):
+                    del busy[connection]
+                    connection.close()
+                    process.join()
+                    if waiting:
+                        _start_worker(work, initialise, waiting.popleft(), busy)
+                    yield job, WorkerDied(f"its process ended with {_describe_exit(process.exitcode)}")
+                    continue
+                if not finished:
+                    on_progress(value)
+                    continue
+                if waiting:
+                    busy[connection] = process, waiting.popleft()
+                    _send(connection, busy[connection][1])
+                else:
+                    del busy[connection]
+                    connection.close()
+                yield job, value
+    finally:
+        for process, _ in busy.values():
+            process.terminate()
+        for process, _ in busy.values():
+            process.join(_FAREWELL_SECONDS)
+            if process.is_alive():
+                process.kill()
+
+
+def _start_worker(work: Callable, initialise: Callable, job: Any, busy: dict) -> None:
+    context = multiprocessing.get_context("spawn")  # forking a process with threads, as OpenCV's, can deadlock
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, work, initialise), daemon=True)
+    process.start()
+    there.close()
+    busy[here] = process, job
+    _send(here, job)
+
+
+def _send(connection: Connection, job: Any) -> None:
+    with suppress(OSError):  # where the process is gone, the next recv() tells
+        connection.send(job)
+
+
+def _serve(connection: Connection, work: Callable, initialise: Callable) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    initialise()
+    pending, last = 0, time.monotonic()
+
+    def tell(finished: bool, value: Any) -> None:
+        try:
+            connection.send((finished, value))
+        except OSError:  # the parent is gone
+            sys.exit(1)
+
+    def report(amount: int) -> None:
+        nonlocal pending, last
+        pending += amount
+        if time.monotonic() - last >= _PROGRESS_SECONDS:
+            tell(False, pending)
+            pending, last = 0, time.monotonic()
+
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):  # no more jobs, or no parent
+            return
+        result = work(job, report)
+        tell(False, pending)
+        tell(True, result)
+        pending = 0
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}"
+    return f"exit code {code}"

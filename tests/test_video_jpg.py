@@ -1,0 +1,409 @@
+"""The entry script that turns videos into folders of frames."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+
+from ops.errors import UserError
+from ops.extraction_plan import plan
+from ops.frame_folders import FrameTemplate, _unfinished_mark, ffmpeg_command, scaled_size
+from ops.video_jpg import extract_videos, main, make_settings
+from tests.conftest import ROOT, call, run_script, the_error
+from tests.videos import frame_number, make_video
+
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
+ODD_NAMES = [
+    "-dash", "sp ace ", "quote's\"", "semi;$(touch pwned)", "`x`", "new\nline", "tab\t", "ünï 视频", "100%05d", "{}",
+    "concat:a", "pipe|", "back\\slash", "x" * 250, "two.dots",
+]  # fmt: skip
+
+
+def tree(folder):
+    """Relative name of each folder with frames -> how many; nothing else may lie there but failed.txt."""
+    found = {}
+    for here, _, files in os.walk(folder):
+        frames = [name for name in files if name.endswith(".jpg")]
+        assert set(files) - set(frames) <= {"failed.txt"}
+        if frames:
+            assert sorted(frames) == [f"image_{number:05d}.jpg" for number in range(1, len(frames) + 1)]
+            found[os.path.relpath(here, folder)] = len(frames)
+    return found
+
+
+def failures(folder):
+    return dict(line.split("\t") for line in (folder / "failed.txt").read_text().splitlines())
+
+
+def test_sub_folders_and_endings_in_any_case_become_folders_of_frames(tmp_path, capsys):
+    source, target = tmp_path / "videos", tmp_path / "data" / "frames"
+    make_video(source / "a.mp4", 20)
+    make_video(source / "cooking" / "b.avi", 7)
+    (source / "cooking" / "b.avi").rename(source / "cooking" / "b.AVI")
+    make_video(source / "cooking" / "c.mp4", 5)
+    (source / "notes.txt").write_text("not a video")
+    make_video(source / ".hidden.mp4", 5)
+    assert call(main, source, target, "--height", 24) == 0
+    assert tree(target) == {"a": 20, "cooking/b": 7, "cooking/c": 5}
+    image = cv2.imread(str(target / "a" / "image_00014.jpg"))
+    assert image.shape == (24, 32, 3) and frame_number(image) == 13
+    assert "3 videos made, 0 made anew, 0 already there, 0 failed; 32 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_file_name_is_safe(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "100%d of $(touch pwned)" / f"{name}.mp4", 3)
+    summary = extract_videos(tmp_path / "100%d of $(touch pwned)", tmp_path / "fr%03d")
+    assert summary.done == [f"{name}.mp4"]
+    assert tree(tmp_path / "fr%03d") == {name: 3}
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_without_options_frames_are_360_pixels_high(tmp_path):
+    make_video(tmp_path / "videos" / "a.avi", 2, width=98, height=60)
+    extract_videos(tmp_path / "videos", tmp_path / "frames")
+    assert cv2.imread(str(tmp_path / "frames" / "a" / "image_00001.jpg")).shape == (360, 588, 3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scaled"),
+    [(480, 640, (360, 480)), (270, 480, (360, 640)), (405, 719, (360, 639)), (9, 1, (360, 40)), (9, 5, (360, 200))],
+)
+def test_the_aspect_is_kept_and_the_width_rounded(height, width, scaled):
+    assert scaled_size(height, width, 360) == scaled
+
+
+def test_a_better_jpeg_quality_makes_larger_files(tmp_path):
+    make_video(tmp_path / "videos" / "a.mp4", 1)
+    sizes = []
+    for quality in (10, 75, 100):
+        target = tmp_path / str(quality)
+        assert call(main, tmp_path / "videos", target, "--jpeg_quality", quality) == 0
+        sizes.append((target / "a" / "image_00001.jpg").stat().st_size)
+    assert sizes == sorted(set(sizes))
+
+
+def test_the_frame_rate_can_be_given(tmp_path):
+    make_video(tmp_path / "videos" / "a.mp4", 40, 10)
+    assert call(main, tmp_path / "videos", tmp_path / "frames", "--frame_rate", 1) == 0
+    assert tree(tmp_path / "frames") == {"a": 6}
+
+
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [
+        (["--prefix", "img_%06d.jpg"], "img_000001.jpg"),
+        (["--prefix", "img_{:03d}.JPG"], "img_001.JPG"),
+        (["--prefix=-%d.jpg"], "-1.jpg"),
+        (["--prefix", "{:05d}.jpg"], "00001.jpg"),
+        (["--dataset", "minik"], "image_00001.jpg"),
+        (["--dataset", "minik", "--prefix", "f{:05d}.jpeg"], "f00001.jpeg"),
+    ],
+)
+def test_frames_are_named_as_asked(tmp_path, options, first):
+    make_video(tmp_path / "videos" / "a.mp4", 2)
+    assert call(main, tmp_path / "videos", tmp_path / "frames", *options) == 0
+    assert first in os.listdir(tmp_path / "frames" / "a")
+
+
+@pytest.mark.parametrize("text", ["image.jpg", "image_%05d.png", "a/%05d.jpg", "%05d_%05d.jpg", "%5d.jpg", ".%d.jpg"])
+def test_a_template_that_cannot_name_frames_is_refused(text):
+    with pytest.raises(UserError, match="frame template"):
+        FrameTemplate.parse(text)
+
+
+def test_a_second_run_skips_what_is_finished_and_redoes_the_rest(tmp_path, capsys):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    for name in ("a", "b", "c", "d"):
+        make_video(source / f"{name}.mp4", 4)
+    extract_videos(source, target)
+    shutil.rmtree(target / "b")
+    (target / "b").mkdir()  # as a killed run of other software leaves it
+    (target / "c").rename(target / f"{_unfinished_mark(target / 'c')}0123abcd")  # as a killed run of ours leaves it
+    (target / "d").joinpath("image_00004.jpg").unlink()  # still holds frames: taken as it is
+    assert call(main, source, target) == 0
+    assert tree(target) == {"a": 4, "b": 4, "c": 4, "d": 3}
+    assert "0 videos made, 2 made anew, 2 already there, 0 failed, 2 unfinished" in capsys.readouterr().out
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    make_video(tmp_path / "videos" / "a.mp4", 4)
+    (tmp_path / "frames" / "a").mkdir(parents=True)
+    (tmp_path / "frames" / "a" / "thesis.txt").write_text("precious")
+    summary = extract_videos(tmp_path / "videos", tmp_path / "frames")
+    assert "holds other files, such as thesis.txt" in summary.failed[0][1]
+    assert os.listdir(tmp_path / "frames" / "a") == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_files_are_listed_and_the_others_go_on(tmp_path, workers, capsys):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    make_video(source / "good.mp4", 5)
+    make_video(source / "z.mp4", 5)
+    (source / "empty.mp4").touch()
+    (source / "text.webm").write_text("hello " * 100)
+    cut = make_video(source / "cut.avi", 60).read_bytes()
+    (source / "cut.avi").write_bytes(cut[: len(cut) // 2])
+    assert call(main, source, target, "--parallel", "--num_workers", workers) == 1
+    assert tree(target) == {"good": 5, "z": 5}
+    reasons = failures(target)
+    assert reasons.keys() == {"empty.mp4", "text.webm", "cut.avi"}
+    assert "empty file" in reasons["empty.mp4"] and "promises 60 frames" in reasons["cut.avi"]
+    printed = capsys.readouterr()
+    assert "failed: empty.mp4: is an empty file" in printed.err and "3 failed" in printed.out
+
+    for name in reasons:
+        (source / name).unlink()
+    assert call(main, source, target) == 0
+    assert not (target / "failed.txt").exists()
+
+
+def test_runs_on_parts_of_the_videos_keep_each_others_failures(tmp_path):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    make_video(source / "b.mp4", 3)
+    (source / "a.mp4").touch()
+    (source / "c.mp4").touch()
+    assert call(main, source, target, "--end", 2) == 1
+    assert call(main, source, target, "--begin", 1) == 1
+    assert failures(target).keys() == {"a.mp4", "c.mp4"}
+    assert tree(target) == {"b": 3}
+    make_video(source / "c.mp4", 3)
+    assert call(main, source, target, "--begin", 1) == 0
+    assert failures(target).keys() == {"a.mp4"}
+
+
+def test_two_videos_with_one_folder_are_not_mixed(tmp_path):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    make_video(source / "a.avi", 3)
+    make_video(source / "a.mp4", 5)
+    make_video(source / "b.mp4", 2)
+    make_video(source / "b" / "c.mp4", 4)
+    summary = extract_videos(source, target)
+    assert tree(target) == {"a": 3, "b/c": 4}
+    assert "shares its folder of frames, a, with a.avi" in dict(summary.failed)["a.mp4"]
+    assert "would also hold b/c.mp4" in dict(summary.failed)["b.mp4"]
+
+
+def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
+    make_video(tmp_path / "videos" / "a.mp4", 5)
+    make_video(tmp_path / "videos" / "b.mp4", 3)
+    write_bytes = type(tmp_path).write_bytes
+
+    def fail_at_the_fourth_frame(path, content):
+        if path.name == "image_00004.jpg":
+            raise OSError(28, "No space left on device", str(path))
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", fail_at_the_fourth_frame)
+    summary = extract_videos(tmp_path / "videos", tmp_path / "frames")
+    assert summary.done == ["b.mp4"] and "No space left on device" in dict(summary.failed)["a.mp4"]
+    assert sorted(os.listdir(tmp_path / "frames")) == ["b", "failed.txt"]
+
+
+def _long_run(source, target, *options):
+    """A run in a process of its own, in the middle of its first videos."""
+    for name in "abc":
+        make_video(source / f"{name}.avi", 250, 25)
+    command = [sys.executable, "-m", "ops.video_jpg", source, target, "--height", "900", *options]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(target.glob(".unfinished-*/image_00003.jpg")):
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()
+        time.sleep(0.01)
+    return run
+
+
+@pytest.mark.parametrize("options", [[], ["--parallel", "--num_workers", "2"]])
+def test_a_killed_run_is_taken_up_again(tmp_path, options, capsys):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    run = _long_run(source, target, *options)
+    run.kill()
+    run.communicate()
+    if options:  # its processes notice and tidy up; without, nothing could
+        deadline = time.monotonic() + 30
+        while list(target.glob(".unfinished-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finished = {name for name in os.listdir(target) if not name.startswith(".")}
+    assert len(finished) < 3 and all(tree(target)[name] == 250 for name in finished)
+    (source / "c.avi").unlink()
+    assert call(main, source, target, "--height", 24) == 0
+    assert {name: count for name, count in tree(target).items() if name != "c"} == {"a": 250, "b": 250}
+    assert f"{0 if options else 1} made anew" in capsys.readouterr().out
+    assert not list(target.glob(".unfinished-*"))
+
+
+@pytest.mark.parametrize("options", [[], ["--parallel", "--num_workers", "2"]])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_leaves_only_finished_videos(tmp_path, number, code, options):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    run = _long_run(source, target, *options)
+    run.send_signal(number)
+    output, errors = run.communicate(timeout=60)
+    assert (run.returncode, errors) == (code, "")
+    assert "stopped: " in output and "Run the same command again" in output
+    assert all(count == 250 for count in tree(target).values())
+    assert not list(target.glob(".unfinished-*"))
+
+
+def test_a_list_and_a_range_choose_videos(tmp_path, capsys):
+    source = tmp_path / "videos"
+    for name in ("a", "b", "c", "sub/d", "e"):
+        make_video(source / f"{name}.mp4", 2)
+    listed = tmp_path / "list.txt"
+    listed.write_text("e.mp4\r\nb\n\n./sub/d.mp4\nzebra.mp4\n")
+    assert call(main, source, tmp_path / "one", "--file_list", listed) == 0
+    assert tree(tmp_path / "one").keys() == {"b", "e", "sub/d"}
+    assert "1 names are no video here, such as zebra.mp4" in capsys.readouterr().err
+    assert call(main, source, tmp_path / "two", "--begin", 1, "--end", 3) == 0
+    assert tree(tmp_path / "two").keys() == {"b", "c"}
+    assert call(main, source, tmp_path / "three", "--file_list", listed, "--begin", 2) == 0
+    assert tree(tmp_path / "three").keys() == {"sub/d"}
+    assert call(main, source, tmp_path / "four", "--begin", 5) == 0
+    assert tree(tmp_path / "four") == {}
+
+
+def test_other_endings_can_be_accepted(tmp_path):
+    make_video(tmp_path / "videos" / "a.avi", 2).rename(tmp_path / "videos" / "a.video")
+    make_video(tmp_path / "videos" / "b.mp4", 2)
+    assert call(main, tmp_path / "videos", tmp_path / "frames", "--accepted_formats", "video") == 0
+    assert tree(tmp_path / "frames") == {"a": 2}
+
+
+def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(tmp_path, capsys):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    make_video(source / "a.mp4", 2)
+    extract_videos(source, target)
+    make_video(source / "b.mp4", 2)
+    make_video(source / "a.avi", 2)
+    before = sorted(tmp_path.rglob("*"))
+    assert call(main, source, target, "--dry_run") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"already there: a.avi -> {target / 'a'}"
+    assert printed[1].startswith("would fail: a.mp4: shares its folder")
+    assert printed[2] == f"would make: b.mp4 -> {target / 'b'}"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_command_makes_a_data_set(tmp_path, capsys):
+    source = tmp_path / "videos"
+    for number in range(3):
+        make_video(source / "run" / f"r{number}.mp4", 4 + number)
+        make_video(source / f"j{number}.mp4", 3)
+    make_video(source / "extra.mp4", 3)
+    table = tmp_path / "labels.csv"
+    rows = [f"run/r{n}.mp4,run" for n in range(3)] + [f"j{n},jump" for n in range(3)]
+    table.write_text("\n".join(["video,label", *rows]) + "\n")
+    assert call(main, source, tmp_path / "data" / "frames", "--write_split", table) == 0
+    written = [(tmp_path / "data" / f"{split}_split.txt").read_text().splitlines() for split in ("train", "val")]
+    assert [len(lines) for lines in written] == [4, 2]
+    assert sorted(written[0] + written[1]) == ["j0,3,0", "j1,3,0", "j2,3,0", "run/r0,4,1", "run/r1,5,1", "run/r2,6,1"]
+    assert (tmp_path / "data" / "classInd.txt").read_text() == "jump\nrun\n"
+    assert "2 classes, 4 training and 2 validation videos" in capsys.readouterr().out
+
+
+def test_the_splits_of_mini_kinetics_are_separated_by_spaces(tmp_path):
+    for name in ("a b", "c"):
+        make_video(tmp_path / "videos" / f"{name}.mp4", 3)
+    (tmp_path / "labels.csv").write_text("video,label,split\na b,x,train\nc,x,val\n")
+    options = ["--dataset", "minik", "--write_split", tmp_path / "labels.csv"]
+    assert call(main, tmp_path / "videos", tmp_path / "frames", *options) == 0
+    assert (tmp_path / "train_split.txt").read_text() == "a b 3 0\n"
+
+
+def test_a_wrong_table_is_found_before_any_work(tmp_path, capsys):
+    make_video(tmp_path / "videos" / "a.mp4", 3)
+    table = tmp_path / "labels.csv"
+    table.write_text("video,label\nb.mp4,run\n")
+    assert call(main, tmp_path / "videos", tmp_path / "frames", "--write_split", table) == 2
+    assert f"{table}:2: no video 'b.mp4'" in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "frames").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--prefix", "image.jpg"], "does not number frames"),
+        (["--frame_rate", "0"], "frame rate 0"),
+        (["--height", "0"], "height 0"),
+        (["--jpeg_quality", "101"], "JPEG quality 101"),
+        (["--parallel", "--num_workers", "0"], "0 workers"),
+        (["--file_list", "absent.txt"], "absent.txt: cannot be read"),
+        (["--write_split", "absent.csv"], "absent.csv: cannot be read"),
+        (["--accepted_formats", ".ogv"], "no video in this folder (.ogv)"),
+        (["--backend", "ffmpeg", "--jpeg_quality", "90"], "--jpeg_quality is for --backend opencv"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, options, problem, capsys):
+    make_video(tmp_path / "videos" / "a.mp4", 2)
+    assert call(main, tmp_path / "videos", tmp_path / "frames", *options) == 2
+    assert problem in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "frames").exists()
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path, capsys):
+    assert call(main, tmp_path / "absent", tmp_path / "frames") == 2
+    assert "absent: no such folder of videos" in the_error(capsys.readouterr().err)
+    make_video(tmp_path / "videos" / "a.mp4", 2)
+    (tmp_path / "file").touch()
+    assert call(main, tmp_path / "videos", tmp_path / "file") == 2
+    assert "file: cannot be made" in the_error(capsys.readouterr().err)
+
+
+def test_the_script_runs_from_anywhere_without_torch(tmp_path):
+    make_video(tmp_path / "videos" / "a.mp4", 2)
+    make_video(tmp_path / "videos" / "b.mp4", 2)
+    script = ROOT / "ops" / "video_jpg.py"
+    run_script(script, "videos", "frames", "--parallel", "--num_workers", "2", cwd=tmp_path)
+    assert tree(tmp_path / "frames") == {"a": 2, "b": 2}
+    code = "import sys, ops.video_jpg; sys.exit('torch' in sys.modules)"
+    run_script("-c", code)
+
+
+def test_frames_inside_the_folder_of_videos_are_not_searched(tmp_path):
+    make_video(tmp_path / "a.mp4", 2)
+    make_video(tmp_path / "frames" / "b.mp4", 2)
+    os.symlink(tmp_path, tmp_path / "loop", target_is_directory=True)
+    planned = plan(tmp_path, tmp_path / "frames", FrameTemplate.parse("%d.jpg"))
+    assert [video.name for video in planned] == ["a.mp4"]
+
+
+def test_ffmpeg_is_asked_as_published(tmp_path):
+    settings = make_settings("img_%05d.jpg", 360, None, 75, "opencv", 1)
+    command = ffmpeg_command(tmp_path / "-i $(x).mp4", settings)
+    source = f"file:{tmp_path / '-i $(x).mp4'}"
+    assert command[0] == "ffmpeg" and command[-5:] == ["-i", source, "-vf", "scale=-1:360", "./img_%05d.jpg"]
+    settings = make_settings("image_{:05d}.jpg", 360, 1, 75, "opencv", 1)
+    assert ffmpeg_command(tmp_path / "a.mp4", settings)[-3:] == ["-r", "1", "./image_%05d.jpg"]
+
+
+def test_without_the_program_ffmpeg_its_backend_is_refused(tmp_path, monkeypatch, capsys):
+    make_video(tmp_path / "videos" / "a.mp4", 2)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert call(main, tmp_path / "videos", tmp_path / "frames", "--backend", "ffmpeg") == 2
+    assert "no program 'ffmpeg'" in the_error(capsys.readouterr().err)
+
+
+@needs_ffmpeg
+def test_both_backends_make_the_same_frames(tmp_path):
+    source = tmp_path / "videos"
+    make_video(source / "a %03d;$(touch pwned).avi", 30, 10, width=640, height=480)
+    make_video(source / "-b\n.mp4", 20, 10)
+    (source / "empty.mp4").touch()
+    (source / "text.mp4").write_text("hello " * 100)
+    cut = make_video(source / "cut.avi", 60).read_bytes()
+    (source / "cut.avi").write_bytes(cut[: len(cut) // 2])
+    targets = [tmp_path / backend for backend in ("opencv", "ffmpeg")]
+    for target in targets:
+        summary = extract_videos(source, target, backend=target.name)
+        assert sorted(name for name, _ in summary.failed) == ["cut.avi", "empty.mp4", "text.mp4"]
+    assert tree(targets[0]) == tree(targets[1]) == {"a %03d;$(touch pwned)": 30, "-b\n": 20}
+    for name, count in tree(targets[0]).items():
+        for number in range(1, count + 1):
+            ours, theirs = (cv2.imread(str(target / name / f"image_{number:05d}.jpg")) for target in targets)
+            assert ours.shape == theirs.shape and frame_number(ours) == frame_number(theirs) == number - 1

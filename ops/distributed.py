@@ -56,11 +56,19 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
         yield device
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=time_limit))
+    _join(backend, timedelta(minutes=time_limit))
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, time_limit: timedelta) -> None:
+    """Join under keys of this attempt: where a launcher starts processes again, it may keep the store in which those
+    of the attempt before left their addresses."""
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=time_limit))
+    attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
 
 
 def barrier() -> None:

@@ -150,8 +150,8 @@ def test_changed_options_are_named_and_impossible_ones_refused(options, tmp_path
     assert "stands in the middle of an epoch, which can only be finished with --batch_size 2" in the_error(
         capsys.readouterr().err
     )
-    assert call(main.main, *options, *resume, "--lr", 0.5) == 0
-    assert "warning: not as in the checkpoint: lr: 0.002 -> 0.5" in capsys.readouterr().out
+    assert call(main.main, *options, *resume, "--lr", 0.001) == 0
+    assert "warning: not as in the checkpoint: lr: 0.002 -> 0.001" in capsys.readouterr().out
 
 
 def test_two_processes_stopped_by_the_launcher_go_on_exactly(options, tmp_path):

@@ -112,7 +112,11 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
 
     run = parser.add_argument_group("run")
     run.add_argument("--root_log", default="log", help="logs and checkpoints go to a folder of their own in here")
-    run.add_argument("--resume", default="", help="checkpoint to go on from, or to evaluate")
+    run.add_argument(
+        "--resume",
+        default="",
+        help="checkpoint to go on from, or to evaluate; auto: the newest of this run, if there is any",
+    )
     run.add_argument("--init_from", default="", help="checkpoint to fine-tune: its weights where they fit, no more")
     run.add_argument("-e", "--evaluate", action="store_true", help="evaluate --resume and leave")
     run.add_argument("--save_predictions", help="write video, logits, labels of the last evaluation to this .npz file")
@@ -125,6 +129,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         default=eval_freq,
         help="epochs between evaluations; the last 9 always",
     )
+    run.add_argument("--save_freq", type=_whole(1), help="save every so many steps too, not only after each epoch")
+    run.add_argument("--keep", type=_whole(0), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
+    run.add_argument("--time_limit", type=_positive, default=30, help="minutes to wait for another process")
     run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
 
     ignored = parser.add_argument_group("accepted, but without effect", "options of published scripts")

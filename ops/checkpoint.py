@@ -1,14 +1,17 @@
 """Checkpoint files: published layout and names, written whole or not at all, read without running code.
 
 A file is a dict with `epoch` (how many are done), `state_dict` (each key with a leading "module."), `optimizer`,
-`best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`; ours adds `options`.
+`best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`. Ours adds what an exact resume needs
+(`step`: steps done in the epoch after those; `losses` of these steps; `random_states`) and what helps to understand the
+file (`options`, `versions`).
 """
 
 import contextlib
 import os
 import pickle
-import tempfile
-from collections.abc import Mapping
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +22,116 @@ from torch import Tensor, nn
 from ops.errors import UserError
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
+BESIDE = ".writing"  # ends the names of files that are being written
+LossTotals = tuple[list[float], int]  # sum of each loss term over some steps, and their number
 PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
 
 
 def checkpoint_dict(
-    *, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, best: float, scaler: torch.amp.GradScaler,
+    *,
+    epoch: int,
+    step: int,
+    losses: LossTotals,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: float,
+    scaler: torch.amp.GradScaler,
     options: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """What a checkpoint file holds; `epoch` is the number of epochs done."""
+    random_states: Sequence[Tensor],
+) -> dict[str, Any]:
+    """What a checkpoint file holds. epoch: how many are done; step: steps done in the next one, with their `losses`;
+    random_states: PyTorch's, of every process."""
     checkpoint = {
         "epoch": epoch,
+        "step": step,
+        "losses": losses,
         "state_dict": {PREFIX + key: value for key, value in model.state_dict().items()},
         "optimizer": optimizer.state_dict(),
         "best_acc1": best,
         "options": dict(options),
+        "random_states": list(random_states),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
     }
     if scaler.is_enabled():
         checkpoint["scaler"] = scaler.state_dict()
     return checkpoint
 
 
-def save(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write beside, flush to disk, rename: at no moment is there half a file under `path`."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
+    """Write beside, flush to disk, rename: at no moment is there half a file, or none, under `path`.
+
+    keep: how many older files stay as ckpt.1.pth.tar (the one before), ckpt.2.pth.tar, ...
+    Raises UserError when it cannot be written; what was there before stays.
+    """
+    beside = path.with_name(f".{path.name}{BESIDE}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "wb") as file:
             torch.save(dict(checkpoint), file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; the checkpoint before stays") from error
-    except RuntimeError as error:  # torch reports a full disk so
-        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}; the checkpoint before stays") from error
+        _keep_older(path, keep)
+        os.replace(beside, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}; the checkpoint before stays") from error
+
+
+def older(folder: Path, number: int) -> Path:
+    """Where the checkpoint that is `number` saves older than the last one is kept."""
+    return folder / f"ckpt.{number}.pth.tar"
+
+
+def _keep_older(path: Path, keep: int) -> None:
+    if keep == 0 or not path.exists():
+        return
+    for number in range(keep, 1, -1):
+        if older(path.parent, number - 1).exists():
+            os.replace(older(path.parent, number - 1), older(path.parent, number))
+    link = path.with_name(f".{path.name}.older{BESIDE}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)  # the file keeps its own name until the new one takes it
+    except OSError:  # no hard links on this file system
+        shutil.copyfile(path, link)
+    os.replace(link, older(path.parent, 1))
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> list[str]:
+    """Remove what a killed write left behind; returns the names."""
+    names = [path.name for path in folder.glob(f".*{BESIDE}")]
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    return names
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest checkpoint of a run's folder that can be read, its content, and what was wrong with newer ones.
+
+    None where there is no checkpoint; UserError where there are some, and none can be read.
+    """
+    numbered = sorted(folder.glob("ckpt.[0-9]*.pth.tar"), key=lambda path: int(path.name.split(".")[1]))
+    problems = []
+    for path in (folder / LAST, *numbered, folder / BEST):
+        if not path.exists():
+            continue
+        try:
+            return path, load(path), problems
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
+    return None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -75,6 +151,14 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a checkpoint of this program: it holds no `state_dict` of tensors")
     return {**checkpoint, "state_dict": {key.removeprefix(PREFIX): value for key, value in state.items()}}
+
+
+def best_metric(folder: Path) -> float:
+    """The metric of the best checkpoint in a run's folder, percent; 0 where there is none that can be read."""
+    try:
+        return float(load(folder / BEST).get("best_acc1", 0.0)) if (folder / BEST).exists() else 0.0
+    except UserError:
+        return 0.0
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -154,9 +238,3 @@ def _reason(error: Exception) -> str:
         refused = next((line.strip() for line in text.splitlines() if "GLOBAL" in line), text.splitlines()[0])
         return f"it wants to run code on loading, which is refused ({refused[:200]})"
     return (text.splitlines() or [type(error).__name__])[0][:200]
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

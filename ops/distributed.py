@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ops.errors import UserError
 
-TIME_LIMIT = timedelta(minutes=30)
+TIME_LIMIT = 30.0  # minutes to wait for another process
 
 
 def rank() -> int:
@@ -34,8 +34,10 @@ def is_main_process() -> bool:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[torch.device]:
+def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
     """Join the launcher's process group, if there is one, for the time of the block; yields this process's device.
+
+    time_limit: minutes to wait for another process before giving up.
 
     Raises UserError where a machine has GPUs but fewer than it has processes.
     """
@@ -54,11 +56,19 @@ def process_group() -> Iterator[torch.device]:
         yield device
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIME_LIMIT)
+    _join(backend, timedelta(minutes=time_limit))
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, time_limit: timedelta) -> None:
+    """Join under keys of this attempt: where a launcher starts processes again, it may keep the store in which those
+    of the attempt before left their addresses."""
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=time_limit))
+    attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
 
 
 def barrier() -> None:
@@ -131,6 +141,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def largest_over_processes(value: Tensor) -> Tensor:
+    """The element-wise maximum over all processes; on one process the tensor itself."""
+    if world_size() > 1:
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
 
 
 def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor | None:

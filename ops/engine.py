@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import distributed
 from ops.errors import UserError
-from ops.losses import LOSS_NAMES, training_losses
+from ops.loss_history import LossHistory
+from ops.losses import training_losses
 from ops.metrics import evaluation_metrics, step_mean
 
 
@@ -44,9 +45,14 @@ def train_one_epoch(
     norm_ratio: float,
     print_freq: int,
     report: Callable[[Progress], None],
-    video_names: Callable[[int], str],
+    history: LossHistory,
+    first_step: int = 0,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, float]:
     """Train on every batch once; `report` hears of the first step, every `print_freq` steps and the last.
+
+    steps: of a whole epoch; first_step: how many were done before (by a run that was interrupted), with their losses in
+    `history`. after_step: called with the number of each finished step.
 
     model: a `UniAdaFocus`, or DistributedDataParallel around one. batches: (frames uint8 [b, T, 3, H, W],
     labels int64 [b, 3], indices int64 [b]) of this process. Losses stay on the device between reports.
@@ -54,11 +60,10 @@ def train_one_epoch(
     Raises UserError when a loss is not finite, with the first such step, its terms and its videos.
     """
     model.train()
-    history = LossHistory(epoch, video_names)
     batch_size, started, step_ended = 0, time.perf_counter(), time.perf_counter()
     data_seconds = line_data_seconds = 0.0
-    line_started, line_step = started, -1
-    for step, (frames, labels, indices) in enumerate(batches):
+    line_started, line_step, step = started, first_step - 1, first_step - 1
+    for step, (frames, labels, indices) in enumerate(batches, first_step):
         line_data_seconds += time.perf_counter() - step_ended
         batch_size = len(frames) * distributed.world_size()
         seed_step(seed, epoch, step)
@@ -80,66 +85,18 @@ def train_one_epoch(
                     steps,
                     (now - line_started) / line_steps,
                     line_data_seconds / line_steps,
-                    (now - started) / (step + 1),
-                    data_seconds / (step + 1),
+                    (now - started) / (step + 1 - first_step),
+                    data_seconds / (step + 1 - first_step),
                     line_losses,
                     history.means(),
                 )
             )
             line_started, line_step, line_data_seconds = now, step, 0.0
+        after_step(step)
         step_ended = time.perf_counter()
-    seconds = time.perf_counter() - started
-    speed = {"videos_per_second": steps * batch_size / seconds, "data_time": data_seconds / steps}
+    seconds, steps_run = time.perf_counter() - started, max(1, step + 1 - first_step)
+    speed = {"videos_per_second": steps_run * batch_size / seconds, "data_time": data_seconds / steps_run}
     return history.means() | speed
-
-
-class LossHistory:
-    """The loss terms of every step, on the device until somebody asks."""
-
-    def __init__(self, epoch: int, video_names: Callable[[int], str]) -> None:
-        self.epoch, self.video_names = epoch, video_names
-        self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._total, self._steps = np.zeros(len(LOSS_NAMES)), 0
-
-    def append(self, losses: dict[str, Tensor], indices: Tensor) -> None:
-        """Remember a step: its terms, and which videos it saw."""
-        self._waiting.append((torch.stack([losses[name].detach() for name in LOSS_NAMES]), indices))
-
-    def flush(self) -> dict[str, float]:
-        """Means over the steps since the last call and over all processes.
-
-        Raises UserError, on every process, when a term of any process was not finite.
-        """
-        rows = torch.stack([terms for terms, _ in self._waiting])
-        finite = rows.isfinite().all(1).float()
-        sums = torch.cat([rows.sum(0), finite.sum()[None]]).double()
-        sums = distributed.sum_over_processes(sums).cpu().numpy() / distributed.world_size()
-        if sums[-1] < len(rows):
-            self._stop(rows.cpu(), finite.cpu())
-        self._total += sums[:-1]
-        self._steps += len(rows)
-        self._waiting.clear()
-        return dict(zip(LOSS_NAMES, (sums[:-1] / len(rows)).tolist(), strict=True))
-
-    def means(self) -> dict[str, float]:
-        """Means over the whole epoch so far."""
-        return dict(zip(LOSS_NAMES, (self._total / max(1, self._steps)).tolist(), strict=True))
-
-    def _stop(self, rows: Tensor, finite: Tensor) -> None:
-        problem = None
-        if not finite.all():
-            first = int(finite.argmin())
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSS_NAMES, rows[first], strict=True))
-            videos = ", ".join(self.video_names(int(index)) for index in self._waiting[first][1])
-            step = self._steps + first
-            problem = (
-                step,
-                f"the loss is not finite in epoch {self.epoch}, step {step}: {terms}; videos of the batch: {videos}. "
-                "Lower --lr, or look at these videos",
-            )
-        problems = distributed.gather_objects(problem)
-        source = min((p[0], rank) for rank, p in enumerate(problems) if p is not None)[1]
-        raise UserError(problems[source][1], said_elsewhere=distributed.rank() != source)
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:
@@ -156,23 +113,35 @@ def evaluate(
     device: torch.device,
     labels: Tensor,
     metric: str,
-    report: Callable[[int], None] = lambda step: None,
+    video_names: Callable[[int], str],
+    after_batch: Callable[[int], None] = lambda step: None,
 ) -> tuple[dict[str, float], Tensor | None]:
     """Metrics of the whole split, each video counted once whatever the number of processes.
 
     batches: this process's share, as in `train_one_epoch`; labels: int64 [N, 3] of the whole split, padded with -1.
     metric: "map" or "accuracy". Returns the named metrics with the cross-entropy `loss` (on every process), and the
-    logits [N, C] (on the main process, else None).
+    logits [N, C] (on the main process, else None). Raises UserError when an output is not finite.
     """
     model.eval()
     distributed.share_buffers(model)
-    collected, indices = collect(model, batches, device, _evaluation_heads, report)
+    collected, indices = collect(model, batches, device, _evaluation_heads, after_batch)
     logits = {head: distributed.gather_rows(rows, indices, len(labels)) for head, rows in collected.items()}
     metrics = None
-    if distributed.is_main_process():
-        metrics = evaluation_metrics(logits, labels, metric)
-        metrics["loss"] = float(F.cross_entropy(logits["pred"], labels[:, 0]))
+    with distributed.fail_together():
+        if distributed.is_main_process():
+            _check_finite(logits, video_names)
+            metrics = evaluation_metrics(logits, labels, metric)
+            metrics["loss"] = float(F.cross_entropy(logits["pred"], labels[:, 0]))
     return distributed.broadcast_object(metrics), logits["pred"]
+
+
+def _check_finite(logits: dict[str, Tensor], video_names: Callable[[int], str]) -> None:
+    bad = torch.stack([~rows.isfinite().all(1) for rows in logits.values()]).any(0).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"the network's outputs are not finite for {len(bad)} of {len(logits['pred'])} videos, first "
+            f"{video_names(bad[0])!r}: training has diverged (lower --lr), or the checkpoint is damaged"
+        )
 
 
 def collect(
@@ -180,7 +149,7 @@ def collect(
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
     heads: Callable[[Output], dict[str, Tensor]],
-    report: Callable[[int], None] = lambda step: None,
+    after_batch: Callable[[int], None] = lambda step: None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run the model over this process's batches: each of `heads(output)` as a CPU tensor [n, ...], and the indices."""
     kept: list[dict[str, Tensor]] = []
@@ -189,7 +158,7 @@ def collect(
         output = model(frames.to(device, non_blocking=True))
         kept.append({name: value.float().cpu() for name, value in heads(output).items()})
         seen.append(indices)
-        report(step)
+        after_batch(step)
     if not kept:
         return _no_rows(model, heads, device), torch.empty(0, dtype=torch.int64)
     return {name: torch.cat([part[name] for part in kept]) for name in kept[0]}, torch.cat(seen)

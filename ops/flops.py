@@ -4,7 +4,6 @@ As in the paper, a GFLOP is 10^9 multiply-adds of convolutions and linear layers
 where shapes are followed but nothing is computed, so counting takes no time and no memory.
 """
 
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call

@@ -23,19 +23,20 @@ class TrainingBatches(Sampler[list[int]]):
             raise UserError(f"--batch_size {batch_size} is larger than the training split ({num_videos} videos)")
         self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch, self.first_step = 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch whose order the next iteration gives, and how many of its steps are already done."""
+        self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
+        """Steps of a whole epoch."""
         return self.num_videos // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_videos)
         share = self.batch_size // self.world_size
-        for step in range(len(self)):
+        for step in range(self.first_step, len(self)):
             start = step * self.batch_size + self.rank * share
             yield order[start : start + share].tolist()
 
@@ -46,6 +47,7 @@ class EvaluationBatches(Sampler[list[int]]):
     def __init__(self, num_videos: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.indices = list(range(rank, num_videos, world_size))
         self.batch_size = max(1, batch_size)
+        self.common_steps = -(-(num_videos // world_size) // self.batch_size)  # how many batches every process has
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from ops.errors import UserError
 
-RUN_FILES = ("log.csv", "args.txt", "metrics.jsonl", "ckpt.pth.tar", "ckpt.best.pth.tar")
+RUN_FILES = ("log.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*")
 
 
 class RunLogger:
     """Console, log.csv, metrics.jsonl and TensorBoard of one run; every method does nothing where `active` is False."""
 
-    def __init__(self, folder: Path, active: bool = True) -> None:
-        self.folder, self.active = Path(folder), active
+    def __init__(self, folder: Path, active: bool = True, first_epoch: int = 0) -> None:
+        self.folder, self.active, self.first_epoch = Path(folder), active, first_epoch
         self._writer = None
         self._on_terminal = active and sys.stderr.isatty()
         if active:
@@ -76,7 +76,7 @@ class RunLogger:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation does not need it
 
-            self._writer = SummaryWriter(str(self.folder))
+            self._writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
 
@@ -112,8 +112,7 @@ class _writable:
 
 def set_earlier_run_aside(folder: Path) -> Path | None:
     """Move an earlier run's files into `folder/earlier_N`, so that a new run loses nothing; None if there are none."""
-    found = [folder / name for name in RUN_FILES if (folder / name).exists()]
-    found += list(folder.glob("events.out.tfevents.*"))
+    found = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
     if not any(path.name != "args.txt" for path in found):
         return None
     number = 1

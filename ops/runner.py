@@ -12,19 +12,22 @@ from ops.dataset import VideoDataset
 from ops.errors import EXIT_DONE
 from ops.loaders import EvaluationBatches, build_loader
 from ops.logger import RunLogger, set_earlier_run_aside
+from ops.loss_history import LossHistory
 from ops.optim import learning_rate, set_learning_rate
 from ops.predictions import save_predictions
 from ops.setup import (
     Training,
     build_dataset,
     build_model,
+    changed_options,
+    find_checkpoint,
     find_dataset,
     load_starting_weights,
     prepare_training,
-    resume_model,
     share_of_batch,
     wrap,
 )
+from ops.signals import Stopped, StopRequest
 
 LAST_EPOCHS_EVALUATED = 9
 MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
@@ -32,26 +35,38 @@ MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
 
 def run(options: argparse.Namespace, mixed_precision: bool) -> int:
     """Train, or with `--evaluate` evaluate, as the options say. Returns the exit code; wrong input is a UserError."""
-    with distributed.process_group() as device:
+    with distributed.process_group(options.time_limit) as device, StopRequest() as stop_request:
         with distributed.fail_together():
             config = find_dataset(options)
             validation = build_dataset(options, config, "val", training=False)
             share_of_batch(options)
+            resumed, notes = find_checkpoint(options, run_folder(options))
         with distributed.fail_together():
             model = build_model(options, config.num_classes)
-            resumed = resume_model(model, options)
-            weights = load_starting_weights(model, options) if resumed is None else [f"weights of {options.resume}"]
+            if resumed is None:
+                notes += load_starting_weights(model, options)
+            else:
+                checkpoint.load_model(model, resumed["state_dict"], Path(options.resume))
+                notes += [f"weights of {options.resume}"]
             model.to(device)
             training = None
             if not options.evaluate:
                 training = prepare_training(model, config, options, mixed_precision, device, resumed)
-            logger = start_log(options)
-        say_how_it_starts(logger, options, config, model, weights, device)
-        if training is None:
-            evaluate_and_report(model, validation, options, device, logger)
-        else:
-            train(model, training, validation, options, device, logger)
-        logger.close()
+                notes += [
+                    f"warning: not as in the checkpoint: {change}" for change in changed_options(resumed or {}, options)
+                ]
+            logger = start_log(options, training)
+        say_how_it_starts(logger, options, config, model, notes, device)
+        try:
+            if training is None:
+                evaluate_and_report(model, validation, options, device, logger, stop_request)
+            else:
+                train(model, training, validation, options, device, logger, stop_request)
+        except Stopped as stopped:
+            logger.line(str(stopped))
+            return stopped.exit_code
+        finally:
+            logger.close()
     return EXIT_DONE
 
 
@@ -62,18 +77,29 @@ def train(
     options: argparse.Namespace,
     device: torch.device,
     logger: RunLogger,
+    stop_request: StopRequest,
 ) -> None:
-    """All epochs: train, evaluate when due, log, save."""
-    logger.forget_epochs_from(training.first_epoch)
+    """All epochs: train, evaluate when due, log, save. Raises Stopped, after saving, when a signal comes."""
     loader = build_loader(training.dataset, training.batches, options.workers, device)
     network = wrap(model, device)
     main_metric = MAIN_METRIC[validation.config.metric]
+    steps = len(training.batches)
 
     for epoch in range(training.first_epoch, options.epochs):
         lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
         set_learning_rate(training.optimizer, lr)
-        training.batches.set_epoch(epoch)
+        first_step = training.first_step if epoch == training.first_epoch else 0
+        history = LossHistory(epoch, training.dataset.video_name, training.losses if first_step else None)
+        training.batches.set_epoch(epoch, first_step)
         training.dataset.set_epoch(epoch)
+
+        def after_step(step: int, epoch: int = epoch, history: LossHistory = history) -> None:
+            stop = stop_request.agreed()
+            if stop or (options.save_freq and (step + 1) % options.save_freq == 0):
+                save(model, training, options, logger.folder, epoch=epoch, step=step + 1, losses=history.totals())
+            if stop:
+                raise Stopped(stop)
+
         losses = engine.train_one_epoch(
             network,
             logger.progress(loader, f"epoch {epoch}"),
@@ -81,18 +107,24 @@ def train(
             training.scaler,
             device=device,
             epoch=epoch,
-            steps=len(training.batches),
+            steps=steps,
             seed=options.seed,
             kl_ratio=options.KL_ratio,
             norm_ratio=options.norm_ratio,
             print_freq=options.print_freq,
             report=lambda progress, epoch=epoch, lr=lr: logger.line(training_line(epoch, lr, progress), progress=True),
-            video_names=training.dataset.video_name,
+            history=history,
+            first_step=first_step,
+            after_step=after_step,
         )
         record = {"epoch": epoch, "lr": lr, "train": losses}
         is_best = False
         if evaluation_is_due(epoch, options.epochs, options.eval_freq):
-            metrics = evaluate_and_report(model, validation, options, device, logger)
+            try:
+                metrics = evaluate_and_report(model, validation, options, device, logger, stop_request)
+            except Stopped:
+                save(model, training, options, logger.folder, epoch=epoch, step=steps, losses=history.totals())
+                raise
             record["val"] = metrics
             is_best = metrics[main_metric] > training.best
             training.best = max(training.best, metrics[main_metric])
@@ -101,28 +133,39 @@ def train(
         logger.epoch(record)
         logger.scalars("train", losses, epoch)
         logger.scalars("lr", {group["name"]: group["lr"] for group in training.optimizer.param_groups}, epoch)
-        with distributed.fail_together():
-            save(model, training, epoch, is_best, options, logger.folder)
+        save(model, training, options, logger.folder, epoch=epoch + 1, is_best=is_best)
     logger.line(f"Done: best {main_metric} {training.best:.3f}; logs and checkpoints in {logger.folder}")
 
 
 def save(
-    model: UniAdaFocus, training: Training, epoch: int, is_best: bool, options: argparse.Namespace, folder: Path
+    model: UniAdaFocus,
+    training: Training,
+    options: argparse.Namespace,
+    folder: Path,
+    *,
+    epoch: int,
+    step: int = 0,
+    losses: checkpoint.LossTotals | None = None,
+    is_best: bool = False,
 ) -> None:
-    """Write the checkpoint of an epoch that is done, and the best one's; the main process does."""
-    if not distributed.is_main_process():
-        return
-    state = checkpoint.checkpoint_dict(
-        epoch=epoch + 1,
-        model=model,
-        optimizer=training.optimizer,
-        best=training.best,
-        scaler=training.scaler,
-        options=vars(options),
-    )
-    checkpoint.save(state, folder / checkpoint.LAST)
-    if is_best:
-        checkpoint.save(state, folder / checkpoint.BEST)
+    """Write a checkpoint after `epoch` epochs and `step` steps of the next; the main process does, for all."""
+    random_states = distributed.gather_objects(torch.get_rng_state())
+    with distributed.fail_together():
+        if distributed.is_main_process():
+            state = checkpoint.checkpoint_dict(
+                epoch=epoch,
+                step=step,
+                losses=losses,
+                model=model,
+                optimizer=training.optimizer,
+                best=training.best,
+                scaler=training.scaler,
+                options=vars(options),
+                random_states=random_states,
+            )
+            if is_best:
+                checkpoint.save(state, folder / checkpoint.BEST)
+            checkpoint.save(state, folder / checkpoint.LAST, keep=options.keep)
 
 
 def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
@@ -131,20 +174,34 @@ def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
 
 
 def evaluate_and_report(
-    model: UniAdaFocus, dataset: VideoDataset, options: argparse.Namespace, device: torch.device, logger: RunLogger
+    model: UniAdaFocus,
+    dataset: VideoDataset,
+    options: argparse.Namespace,
+    device: torch.device,
+    logger: RunLogger,
+    stop_request: StopRequest,
 ) -> dict[str, float]:
-    """Metrics of the validation split, printed and logged; predictions are kept where `--save_predictions` says so."""
+    """Metrics of the validation split, printed and logged; predictions are kept where `--save_predictions` says so.
+
+    Raises Stopped, on all processes, when a signal comes.
+    """
     batches = EvaluationBatches(len(dataset), share_of_batch(options), distributed.rank(), distributed.world_size())
     loader = build_loader(dataset, batches, options.workers, device)
+
+    def after_batch(step: int) -> None:
+        if step % options.print_freq == 0:
+            logger.line(f"Test: [{step}/{len(batches)}]", progress=True)
+        if step < batches.common_steps and (stop := stop_request.agreed()):
+            raise Stopped(stop)
+
     metrics, logits = engine.evaluate(
         model,
         logger.progress(loader, "evaluation"),
         device=device,
         labels=dataset.labels,
         metric=dataset.config.metric,
-        report=lambda step: (
-            logger.line(f"Test: [{step}/{len(batches)}]", progress=True) if step % options.print_freq == 0 else None
-        ),
+        video_names=dataset.video_name,
+        after_batch=after_batch,
     )
     logger.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
     if options.save_predictions:
@@ -160,15 +217,21 @@ def run_folder(options: argparse.Namespace) -> Path:
     return Path(options.root_log) / name
 
 
-def start_log(options: argparse.Namespace) -> RunLogger:
-    """The run's logger. A run from the start moves what an earlier one left in the folder aside."""
+def start_log(options: argparse.Namespace, training: Training | None) -> RunLogger:
+    """The run's logger. A run from the start moves what an earlier one left in the folder aside; one that goes on
+    drops what it is about to do again."""
     folder, active = run_folder(options), distributed.is_main_process()
-    aside = set_earlier_run_aside(folder) if active and not options.resume else None
-    logger = RunLogger(folder, active)
+    aside = set_earlier_run_aside(folder) if active and training and not options.resume else None
+    first_epoch = training.first_epoch if training else 0
+    logger = RunLogger(folder, active, first_epoch)
     if aside:
         logger.line(f"An earlier run's files are now in {aside}")
-    if not options.evaluate:
+    if training:
         logger.options(vars(options))
+        logger.forget_epochs_from(first_epoch)
+        if active:
+            checkpoint.remove_leftovers(folder)
+            training.best = max(training.best, checkpoint.best_metric(folder))
     return logger
 
 
@@ -177,7 +240,7 @@ def say_how_it_starts(
     options: argparse.Namespace,
     config: dataset_config.DatasetConfig,
     model: UniAdaFocus,
-    weights: list[str],
+    notes: list[str],
     device: torch.device,
 ) -> None:
     """A few lines on what is about to run."""
@@ -188,7 +251,9 @@ def say_how_it_starts(
         f"{config.template}; {distributed.world_size()} process(es) on {device.type}, batch {options.batch_size}"
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    logger.line(f"{parameters / 1e6:.1f} M parameters; {'; '.join(weights)}")
+    logger.line(f"{parameters / 1e6:.1f} M parameters")
+    for note in notes:
+        logger.line(note)
 
 
 def training_line(epoch: int, lr: float, progress: engine.Progress) -> str:

@@ -24,6 +24,12 @@ from ops.optim import build_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Options that may differ between a run and its continuation without changing what comes out.
+WITHOUT_CONSEQUENCE = {
+    "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
+    "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit",
+}  # fmt: skip
+
 
 @dataclass
 class Training:
@@ -33,8 +39,10 @@ class Training:
     batches: TrainingBatches
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    first_epoch: int
-    best: float  # the best main metric so far, percent
+    first_epoch: int = 0
+    first_step: int = 0  # steps of that epoch that are done already
+    losses: checkpoint.LossTotals | None = None  # of these steps
+    best: float = 0.0  # the best main metric so far, percent
 
 
 def prepare_training(
@@ -52,7 +60,12 @@ def prepare_training(
     )
     optimizer = build_optimizer(model, **optimizer_options(options))
     scaler = set_precision(model, mixed_precision, device)
-    return Training(dataset, batches, optimizer, scaler, *resume_training(resumed, optimizer, scaler, options))
+    training = Training(dataset, batches, optimizer, scaler)
+    if resumed is not None:
+        resume_training(training, resumed, options)
+    if options.start_epoch is not None:
+        training.first_epoch, training.first_step, training.losses = options.start_epoch, 0, None
+    return training
 
 
 def find_dataset(options: argparse.Namespace) -> dataset_config.DatasetConfig:
@@ -138,31 +151,59 @@ def wrap(model: UniAdaFocus, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
+def find_checkpoint(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The content of the checkpoint that `--resume` means, or None to start anew; and lines to print.
+
+    `auto` is the newest readable one in the run's folder, if there is any; otherwise the option names a file.
+    `options.resume` becomes the file's path.
+    """
+    if options.resume != "auto":
+        return (checkpoint.load(Path(options.resume)) if options.resume else None), []
+    found = checkpoint.newest(folder)
+    if found is None:
+        options.resume = ""
+        return None, [f"no checkpoint in {folder}: starting anew"]
+    path, content, problems = found
+    options.resume = str(path)
+    return content, [f"warning: {problem}" for problem in problems]
+
+
 def resume_model(model: UniAdaFocus, options: argparse.Namespace) -> Mapping[str, Any] | None:
-    """Load the weights of `--resume`; returns the rest of the checkpoint, or None without the option."""
-    if not options.resume:
-        return None
-    loaded = checkpoint.load(Path(options.resume))
-    checkpoint.load_model(model, loaded.pop("state_dict"), Path(options.resume))
+    """Load the weights of the file `--resume`; returns the rest of the checkpoint, or None without the option."""
+    loaded = checkpoint.load(Path(options.resume)) if options.resume else None
+    if loaded is not None:
+        checkpoint.load_model(model, loaded["state_dict"], Path(options.resume))
     return loaded
 
 
-def resume_training(
-    resumed: Mapping[str, Any] | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    options: argparse.Namespace,
-) -> tuple[int, float]:
-    """Optimizer and scaler from the checkpoint; returns the first epoch to run and the best metric so far."""
-    first_epoch, best = 0, 0.0
-    if resumed is not None:
-        path = Path(options.resume)
-        if "optimizer" not in resumed or "epoch" not in resumed:
-            raise UserError(f"checkpoint {path} holds weights only, so training cannot go on from it")
-        checkpoint.load_optimizer(optimizer, resumed["optimizer"], path)
-        if scaler.is_enabled() and resumed.get("scaler"):
-            scaler.load_state_dict(resumed["scaler"])
-        first_epoch, best = int(resumed["epoch"]), float(resumed.get("best_acc1", 0.0))
-    if options.start_epoch is not None:
-        first_epoch = options.start_epoch
-    return first_epoch, best
+def resume_training(training: Training, resumed: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Go on where the checkpoint stopped: optimizer, scaler, place in the epoch, best metric, random state."""
+    path = Path(options.resume)
+    if "optimizer" not in resumed or "epoch" not in resumed:
+        raise UserError(f"checkpoint {path} holds weights only: start from them with --init_from")
+    checkpoint.load_optimizer(training.optimizer, resumed["optimizer"], path)
+    if training.scaler.is_enabled() and resumed.get("scaler"):
+        training.scaler.load_state_dict(resumed["scaler"])
+    training.first_epoch, training.best = int(resumed["epoch"]), float(resumed.get("best_acc1", 0.0))
+    training.first_step, training.losses = int(resumed.get("step", 0)), resumed.get("losses")
+    states = resumed.get("random_states", [])
+    if distributed.rank() < len(states):
+        torch.set_rng_state(states[distributed.rank()])
+    before = resumed.get("options", {})
+    changed = [name for name in ("batch_size", "seed") if name in before and before[name] != getattr(options, name)]
+    if training.first_step and changed:
+        wanted = " ".join(f"--{name} {before[name]}" for name in changed)
+        raise UserError(
+            f"checkpoint {path} stands in the middle of an epoch, which can only be finished with {wanted}; "
+            "use that, or a checkpoint from the end of an epoch"
+        )
+
+
+def changed_options(resumed: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
+    """Options that decide the outcome and differ from the checkpoint's, as `name: there -> here`."""
+    before = resumed.get("options", {})
+    return [
+        f"{name}: {before[name]} -> {value}"
+        for name, value in sorted(vars(options).items())
+        if name in before and name not in WITHOUT_CONSEQUENCE and before[name] != value
+    ]

@@ -60,7 +60,15 @@ def test_our_file_has_the_published_layout(small_model, tmp_path):
     optimizer = _optimizer(small_model)
     checkpoint.save(
         checkpoint.checkpoint_dict(
-            epoch=3, model=small_model, optimizer=optimizer, best=12.5, scaler=torch.amp.GradScaler("cpu"), options={}
+            epoch=3,
+            step=0,
+            losses=None,
+            model=small_model,
+            optimizer=optimizer,
+            best=12.5,
+            scaler=torch.amp.GradScaler("cpu"),
+            options={},
+            random_states=[torch.get_rng_state()],
         ),
         tmp_path / "ours.pth.tar",
     )

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ops.engine import LossHistory, collect, seed_step
+from ops.engine import collect, seed_step
 from ops.errors import UserError
+from ops.loss_history import LossHistory
 from ops.losses import LOSS_NAMES
 
 

@@ -1,0 +1,273 @@
+"""Long runs: whatever interrupts them, they go on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import main
+import main_semiAMP
+from ops import checkpoint
+from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script, the_error
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"
+
+
+@pytest.fixture
+def options(dataset_folder):
+    """A run of two epochs of two steps, with dropout and evaluations."""
+    return ["--dataset", "mine", "--data_dir", dataset_folder, *SMALL_OPTIONS, "--epochs", 2, "--eval-freq", 1]
+
+
+def _weights(root) -> torch.Tensor:
+    state = torch.load(root / FOLDER / "ckpt.pth.tar", weights_only=True)
+    momenta = [value["momentum_buffer"] for value in state["optimizer"]["state"].values()]
+    return torch.cat([value.flatten().double() for value in [*state["state_dict"].values(), *momenta]])
+
+
+def _records(root) -> list[dict]:
+    records = [json.loads(line) for line in (root / FOLDER / "metrics.jsonl").read_text().splitlines()]
+    for record in records:  # what the clock decides
+        record["train"] = {
+            name: value for name, value in record["train"].items() if name not in ("videos_per_second", "data_time")
+        }
+    return records
+
+
+def _interrupt_after(monkeypatch, steps: int, how) -> None:
+    """Have `how()` called once, at the end of the given training step of this process."""
+    from ops import engine
+
+    original, done = engine.train_one_epoch, [0]
+
+    def counting(*arguments, after_step, **keywords):
+        def counted(step):
+            done[0] += 1
+            if done[0] == steps:
+                how()
+            after_step(step)
+
+        return original(*arguments, after_step=counted, **keywords)
+
+    monkeypatch.setattr(engine, "train_one_epoch", counting)
+
+
+@pytest.mark.parametrize(("script", "workers", "steps"), [(main, 0, 1), (main_semiAMP, 2, 3)])
+def test_a_run_that_was_stopped_by_a_signal_ends_with_the_weights_of_one_that_was_not(
+    script, workers, steps, options, tmp_path, monkeypatch
+):
+    options = [*options, "--workers", workers]
+    assert call(script.main, *options, "--root_log", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, steps, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert call(script.main, *options, "--root_log", tmp_path / "parts") == 143
+    stopped = torch.load(tmp_path / "parts" / FOLDER / "ckpt.pth.tar", weights_only=True)
+    assert (stopped["epoch"], stopped["step"]) == divmod(steps, 2)
+
+    assert call(script.main, *options, "--root_log", tmp_path / "parts", "--resume", "auto") == 0
+    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert _records(tmp_path / "parts") == [
+        {**record, "train": pytest.approx(record["train"])} for record in _records(tmp_path / "whole")
+    ]
+
+
+def test_ctrl_c_saves_and_leaves_with_130(options, tmp_path, monkeypatch):
+    _interrupt_after(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert call(main.main, *options, "--root_log", tmp_path) == 130
+    assert torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)["step"] == 1
+
+
+def test_a_signal_during_an_evaluation_loses_no_training(options, tmp_path, monkeypatch):
+    from ops import engine
+
+    assert call(main.main, *options, "--root_log", tmp_path / "whole") == 0
+    original = engine.evaluate
+
+    def interrupted(*arguments, **keywords):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "evaluate", interrupted)
+        assert call(main.main, *options, "--root_log", tmp_path / "parts") == 143
+    stopped = torch.load(tmp_path / "parts" / FOLDER / "ckpt.pth.tar", weights_only=True)
+    assert (stopped["epoch"], stopped["step"]) == (0, 2)
+    assert call(main.main, *options, "--root_log", tmp_path / "parts", "--resume", "auto") == 0
+    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
+
+
+def test_saving_every_few_steps_lets_a_killed_run_go_on(options, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    assert call(main.main, *options, "--root_log", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _interrupt_after(patch, 4, kill)
+        main.main([str(o) for o in [*options, "--root_log", tmp_path / "parts", "--save_freq", 1]])
+    stopped = torch.load(tmp_path / "parts" / FOLDER / "ckpt.pth.tar", weights_only=True)
+    assert (stopped["epoch"], stopped["step"]) == (1, 1)
+    assert call(main.main, *options, "--root_log", tmp_path / "parts", "--resume", "auto") == 0
+    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+
+
+def test_auto_starts_anew_without_checkpoints_and_falls_back_from_a_damaged_one(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto") == 0
+    assert f"no checkpoint in {tmp_path / FOLDER}: starting anew" in capsys.readouterr().out
+    last = tmp_path / FOLDER / "ckpt.pth.tar"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto") == 0
+    printed = capsys.readouterr().out
+    assert "warning: " in printed and "ckpt.pth.tar is not a checkpoint" in printed
+    assert f"weights of {tmp_path / FOLDER / 'ckpt.1.pth.tar'}" in printed
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+
+
+def test_auto_with_damaged_checkpoints_only_is_an_error(options, tmp_path, capsys):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "ckpt.pth.tar").write_bytes(b"damaged")
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto") == 2
+    assert "can be read" in the_error(capsys.readouterr().err)
+    assert (tmp_path / FOLDER / "ckpt.pth.tar").read_bytes() == b"damaged"
+
+
+def test_changed_options_are_named_and_impossible_ones_refused(options, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert call(main.main, *options, "--root_log", tmp_path) == 143
+    resume = ["--root_log", tmp_path, "--resume", "auto"]
+    capsys.readouterr()
+    assert call(main.main, *options, *resume, "--batch_size", 4) == 2
+    assert "stands in the middle of an epoch, which can only be finished with --batch_size 2" in the_error(
+        capsys.readouterr().err
+    )
+    assert call(main.main, *options, *resume, "--lr", 0.001) == 0
+    assert "warning: not as in the checkpoint: lr: 0.002 -> 0.001" in capsys.readouterr().out
+
+
+def test_two_processes_stopped_by_the_launcher_go_on_exactly(options, tmp_path):
+    launcher = [*TORCHRUN, "--master_port=29621"]
+    run_script("main.py", *options, "--root_log", tmp_path / "whole", launcher=launcher)
+    log = tmp_path / "parts" / FOLDER / "log.csv"
+    command = [sys.executable, *launcher, "main.py", *map(str, options), "--root_log", str(tmp_path / "parts")]
+    run = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while run.poll() is None and not (log.exists() and "Epoch: [0][0/2]" in log.read_text()):
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(120) != 0
+    assert "stopped by signal 15" in log.read_text()
+    resumed = run_script(
+        "main.py", *options, "--root_log", tmp_path / "parts", "--resume", "auto", launcher=launcher
+    )  # fmt: skip
+    assert "Done: best" in resumed.stdout
+    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
+    # Another number of processes goes on as well.
+    state = torch.load(tmp_path / "parts" / FOLDER / "ckpt.1.pth.tar", weights_only=True)
+    assert len(state["random_states"]) == 2
+    alone = ["--root_log", tmp_path / "parts", "--resume", tmp_path / "parts" / FOLDER / "ckpt.1.pth.tar"]
+    assert call(main.main, *options, *alone) == 0
+
+
+KILL_ONE = """
+import os, sys
+sys.path.insert(0, {root!r})
+from ops import engine
+original = engine.train_one_epoch
+marker = {marker!r}
+
+def killing(*arguments, after_step, **keywords):
+    def then(step):
+        after_step(step)
+        if keywords["epoch"] == 1 and os.environ["RANK"] == "1" and not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), 9)
+    return original(*arguments, after_step=then, **keywords)
+
+engine.train_one_epoch = killing
+import main
+from ops.errors import run_entry
+run_entry(main.main)
+"""
+
+
+def test_a_killed_process_is_started_again_by_the_launcher_and_the_run_ends_right(options, tmp_path):
+    run_script("main.py", *options, "--root_log", tmp_path / "whole", launcher=[*TORCHRUN, "--master_port=29622"])
+    script, marker = tmp_path / "killing.py", tmp_path / "killed"
+    script.write_text(KILL_ONE.format(root=str(ROOT), marker=str(marker)))
+    launcher = [*TORCHRUN, "--master_port=29623", "--max-restarts=1"]
+    run_script(
+        str(script), *options, "--root_log", tmp_path / "parts", "--resume", "auto", "--save_freq", 1,
+        launcher=launcher,
+    )  # fmt: skip
+    assert marker.exists()
+    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
+
+
+SAVING = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+import torch
+from ops import checkpoint
+stage = int(sys.argv[1])
+calls = 0
+
+def counted(function):
+    def wrapper(*arguments, **keywords):
+        global calls
+        if calls == stage:
+            os.kill(os.getpid(), 9)
+        calls += 1
+        result = function(*arguments, **keywords)
+        if calls == stage:
+            os.kill(os.getpid(), 9)
+        calls += 1
+        return result
+    return wrapper
+
+os.fsync, os.replace, os.link = counted(os.fsync), counted(os.replace), counted(os.link)
+torch.save = counted(torch.save)
+folder = Path(sys.argv[2])
+for number in range(1, 4):
+    checkpoint.save({{"state_dict": {{"number": torch.tensor(number)}}}}, folder / checkpoint.LAST, keep=2)
+"""
+
+
+def test_a_kill_at_any_stage_of_a_save_loses_nothing(tmp_path):
+    script = tmp_path / "saving.py"
+    script.write_text(SAVING.format(root=str(ROOT)))
+    before, first, codes = 0, 0, []
+    while 0 not in codes:  # until a run is not killed any more; eight at a time, to wait less
+        stages = range(first, first + 8)
+        runs = []
+        for stage in stages:
+            (tmp_path / str(stage)).mkdir()
+            runs.append(subprocess.Popen([sys.executable, str(script), str(stage), str(tmp_path / str(stage))]))
+        codes = [run.wait() for run in runs]
+        for stage in stages:
+            folder = tmp_path / str(stage)
+            found = checkpoint.newest(folder)
+            number = int(found[1]["state_dict"]["number"]) if found else 0
+            assert number >= before and not (found and found[2]), (stage, number, before)
+            before = number
+            checkpoint.remove_leftovers(folder)
+            assert all(path.name.startswith("ckpt.") for path in folder.iterdir())
+        first += 8
+    assert before == 3 and first > 20

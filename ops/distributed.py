@@ -6,6 +6,7 @@ included. CPU tensors travel over Gloo, GPU tensors over NCCL.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -69,6 +70,21 @@ def _join(backend: str, time_limit: timedelta) -> None:
     store, rank, world_size = next(dist.rendezvous("env://", timeout=time_limit))
     attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
+
+
+def missing_ranks(patience: float = 15.0) -> list[int]:
+    """After a failed exchange: the processes that do not answer within `patience` seconds. All survivors call this."""
+    store = dist.distributed_c10d._get_default_store()
+    waited_for = [other for other in range(world_size()) if other != rank()]
+    try:
+        store.set(f"alive/{rank()}", "yes")
+        deadline = time.monotonic() + patience
+        while waited_for and time.monotonic() < deadline:
+            waited_for = [other for other in waited_for if not store.check([f"alive/{other}"])]
+            time.sleep(0.1)
+    except (RuntimeError, dist.DistError):  # the store is gone, and with it the process that kept it
+        return [0] if rank() else []
+    return waited_for
 
 
 def barrier() -> None:

@@ -7,7 +7,7 @@ import torch
 
 import dataset_config
 from models.uni_adafocus import UniAdaFocus
-from ops import checkpoint, distributed, engine
+from ops import checkpoint, distributed, engine, faults
 from ops.dataset import VideoDataset
 from ops.errors import EXIT_DONE
 from ops.loaders import EvaluationBatches, build_loader
@@ -58,10 +58,11 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
             logger = start_log(options, training)
         say_how_it_starts(logger, options, config, model, notes, device)
         try:
-            if training is None:
-                evaluate_and_report(model, validation, options, device, logger, stop_request)
-            else:
-                train(model, training, validation, options, device, logger, stop_request)
+            with faults.explained(options):
+                if training is None:
+                    evaluate_and_report(model, validation, options, device, logger, stop_request)
+                else:
+                    train(model, training, validation, options, device, logger, stop_request)
         except Stopped as stopped:
             logger.line(str(stopped))
             return stopped.exit_code

@@ -1,0 +1,78 @@
+"""Failures of the machine are one line that says what to do."""
+
+import argparse
+import errno
+
+import pytest
+import torch
+
+from ops import faults
+from ops.errors import UserError
+from tests.conftest import ROOT, SMALL_OPTIONS, run_script
+
+OPTIONS = argparse.Namespace(batch_size=32, patch_size=128, num_segments=48)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried ..."),
+            "--batch_size 32 .*--patch_size 128.*: lower",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "),
+            "worker that reads frames is killed by signal: Killed: most likely out of memory; lower --workers",
+        ),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's workers "
+                "are out of shared memory."
+            ),
+            "enlarge /dev/shm",
+        ),
+        (RuntimeError("unable to write to file </torch_1_2>: No space left on device (28) shm"), "enlarge /dev/shm"),
+        (OSError(errno.ENOSPC, "No space left on device", "log.csv"), "No space left on device: log.csv"),
+    ],
+)
+def test_known_failures_say_what_to_do(error, message):
+    with pytest.raises(UserError, match=message) as caught, faults.explained(OPTIONS):
+        raise error
+    assert "\n" not in str(caught.value) and "go on with --resume auto" in str(caught.value)
+
+
+def test_unknown_failures_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="a bug"), faults.explained(OPTIONS):
+        raise RuntimeError("a bug")
+
+
+HANGING = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from ops import engine
+original = engine.train_one_epoch
+
+def hanging(*arguments, after_step, **keywords):
+    def then(step):
+        if os.environ["RANK"] == "1":
+            time.sleep(600)
+        after_step(step)
+    return original(*arguments, after_step=then, **keywords)
+
+engine.train_one_epoch = hanging
+import main
+from ops.errors import run_entry
+run_entry(main.main)
+"""
+
+
+def test_a_process_that_hangs_is_named_after_the_time_limit(dataset_folder, tmp_path):
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING.format(root=str(ROOT)))
+    done = run_script(
+        str(script), "--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS,
+        "--epochs", 1, "--time_limit", 0.2,
+        launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29631"], check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "error: process 0 lost process 1" in done.stderr

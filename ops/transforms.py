@@ -2,7 +2,7 @@
 
 The recipe is TSN's (arXiv 1608.00859), which Uni-AdaFocus trains with: one frame per segment, multi-scale crops at
 fixed places, bilinear resizing with Pillow's antialiasing. `pillow_clip` is the recipe word for word; `fast_clip` gives
-the same pixels to within one grey level, quicker. (In white noise, one value in about 10^8 is two levels away.)
+the same pixels to within one grey level, quicker. (In white noise, a few values in 10^9 are two levels away.)
 
 A view says how one frame becomes its part of the clip: cut `box` out of the frame, resize it to `size`, keep the
 input_size x input_size square at `corner`. All pixel positions are (x, y) from the top left corner.
@@ -35,7 +35,9 @@ _SCALE_PAIRS = tuple(
     if abs(height - width) <= MAX_SCALE_STEPS
 )
 _SNAP = 3  # a crop side this close to the input size becomes the input size, which saves resizing
-_RARE_HALVES = 10_000  # above it, less than one value in 10^7 of white noise is two levels away
+# Beyond either, a few values in 10^9 of white noise were found two levels away.
+_RARE_HALVES = 30_000
+_MANY_TAPS = 1.5  # reduced this much, a pixel mixes four rows or more
 _GROUP = 4  # frames per resize: enough to share its set-up, few enough to stay in the processor's cache
 
 
@@ -150,7 +152,7 @@ def without_unused_pixels(view: View, *, input_size: int) -> View:
     """The same square of pixels from as small a box as gives exactly the same resampling weights.
 
     A box may shrink to source pixels that fall on whole output pixels, plus the filter's reach: for 640 x 360 frames in
-    evaluation from 640 x 360 to 512 x 330 pixels, and for 340 x 256 to the 224 x 224 themselves.
+    evaluation from all 640 x 360 to 384 x 360 pixels, and for 340 x 256 to the 224 x 224 themselves.
     """
     left, right, out_left, out_right = _shrink(view.box[0], view.box[2], view.size[0], view.corner[0], input_size)
     top, bottom, out_top, out_bottom = _shrink(view.box[1], view.box[3], view.size[1], view.corner[1], input_size)
@@ -204,10 +206,10 @@ def _resize(parts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _halves_are_frequent(source: tuple[int, int], size: tuple[int, int]) -> bool:
     """Whether values two levels apart would be frequent in noise.
 
-    With phases of 1 / q pixel along an axis, one value in about 2 q is an exact half; two neighbours after the first
-    pass and the result of the second must all be. A single pass cannot go wrong.
+    With phases of 1 / q pixel along an axis, one value in about 2 q is an exact half. The neighbours that the second,
+    vertical pass mixes must all be, and its result as well. A single pass cannot go wrong.
     """
-    if source[0] == size[0] or source[1] == size[1]:
+    if source[0] == size[0] or source[1] == size[1] or source[1] >= _MANY_TAPS * size[1]:
         return False
     phases = [out // gcd(pixels, out) for pixels, out in zip(source, size, strict=True)]
     return phases[0] ** 2 * phases[1] < _RARE_HALVES

@@ -124,6 +124,7 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(config):
     for index, frames in zip((2, 0, 1), items, strict=True):
         assert torch.equal(first[index][0], frames)
     assert not torch.equal(dataset(config, training=True, seed=4)[0][0], first[0][0])
+    assert not torch.equal(first[1][0], first[0][0])  # whose folders hold the same frames
     again.set_epoch(1)
     assert not torch.equal(again[0][0], first[0][0])
     again.set_epoch(0)
@@ -277,9 +278,12 @@ def test_every_kind_of_image_decodes_to_its_colours_whichever_the_decoder(tmp_pa
 def test_an_orientation_tag_turns_nothing(tmp_path):
     path = tmp_path / "frame.jpg"
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 3  # upside down
     texture(0).save(path, "JPEG", exif=exif)
-    assert read_array(path).shape == (60, 80, 3) and read_image(path).size == (80, 60)
+    tagged = read_array(path)
+    assert np.abs(tagged.astype(int) - np.asarray(read_image(path))).max() <= 1
+    texture(0).save(path, "JPEG")
+    assert (tagged == read_array(path)).all()
 
 
 def test_a_thumbnail_does_not_pass_for_the_end_of_a_truncated_file(tmp_path):
@@ -287,7 +291,7 @@ def test_a_thumbnail_does_not_pass_for_the_end_of_a_truncated_file(tmp_path):
     texture(0).save(path, "JPEG", comment=b"\xff\xd8 thumbnail \xff\xd9")
     read_array(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(BadFrame, match="truncated"):
+    with pytest.raises(BadFrame):
         read_array(path)
 
 
@@ -327,13 +331,12 @@ def test_an_error_in_a_worker_reaches_the_user_as_its_one_line(config):
     data = dataset(config)
     with pytest.raises(UserError) as here:
         data[1]
-    line = None
-    try:
-        list(loader(data, workers=1))
-    except UserError as error:  # pytest.raises would keep the loader, whose workers then take seconds to end
-        assert "Traceback" in str(error)
-        line = original_message(error)
-    assert line == original_message(here.value) == str(here.value)
+    batches = iter(loader(data, workers=1))
+    with pytest.raises(UserError) as from_worker:
+        list(batches)
+    batches._shutdown_workers()  # left to the garbage collector, it takes five seconds
+    assert "Traceback" in str(from_worker.value)
+    assert original_message(from_worker.value) == original_message(here.value) == str(here.value)
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,12 @@ def test_evaluation_takes_the_middle_of_each_segment(num_frames, num_segments, n
     assert taken.tolist() == list(numbers)
 
 
-def test_evaluation_frames_are_exact_for_every_length():
-    for num_frames in range(3, 400):
-        exact = [floor(Fraction(2 * i + 1, 2) * num_frames / 48) + 1 for i in range(48)]
-        assert transforms.evaluation_frames(num_frames=num_frames, num_segments=48).tolist() == exact
+@pytest.mark.parametrize("num_segments", [5, 11, 13, 48])
+def test_evaluation_frames_are_exact_for_every_length(num_segments):
+    for num_frames in range(3, 200):
+        exact = [floor(Fraction(2 * i + 1, 2) * num_frames / num_segments) + 1 for i in range(num_segments)]
+        taken = transforms.evaluation_frames(num_frames=num_frames, num_segments=num_segments)
+        assert taken.tolist() == exact
 
 
 def test_training_takes_any_frame_of_each_segment_and_no_other():

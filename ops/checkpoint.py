@@ -11,6 +11,7 @@ import os
 import pickle
 import platform
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def load(path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+    _refuse_bomb(path)
     try:
         with torch.serialization.safe_globals(_harmless_numpy()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -222,6 +224,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
                 f"which is {list(parameter.shape)} in the model"
             )
         optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch.save packs nothing, so a file that unpacks to more than its own size is not its work."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
+    if unpacked > path.stat().st_size:
+        raise UserError(f"{path} is not a checkpoint that can be read safely: it would unpack to {unpacked:,} bytes")
 
 
 def _harmless_numpy() -> list:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,6 +113,23 @@ def test_two_processes_train_and_evaluate_through_either_launcher(launcher, opti
     folder = _run_folder(tmp_path, 1)
     assert done.stdout.count("Testing Results:") == 1
     assert torch.load(folder / "ckpt.pth.tar", weights_only=True)["epoch"] == 1
+
+
+def test_two_nodes_train_together(options, tmp_path):
+    """Two launchers, as on two machines, over the loopback interface."""
+    launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+    with ThreadPoolExecutor() as pool:
+        nodes = [
+            pool.submit(
+                run_script, "main.py", *options, "--epochs", 1,
+                launcher=[*launcher, "--master_port=29614", f"--node_rank={node}"],
+            )
+            for node in range(2)
+        ]  # fmt: skip
+        first, second = (node.result() for node in nodes)
+    assert "2 process(es) on cpu, batch 2" in first.stdout and "Done: best" in first.stdout
+    assert second.stdout == ""
+    assert len(_records(_run_folder(tmp_path, 1))) == 1
 
 
 def test_two_processes_give_the_metrics_of_one(options, random_checkpoint, tmp_path):

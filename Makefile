@@ -1,9 +1,9 @@
 # make demo: a first run on videos made on the spot.   make test: everything that is tested.
 PYTHON ?= python3
 BIN := .venv/bin
-TOY_RUN = log/UniAdaFocus_toy_mbv2_segment$(shell sed -n 's/^ *"num_segments": *\([0-9]*\).*/\1/p' opts.py)_e$(shell sed -n 's/^ *"epochs": *\([0-9]*\).*/\1/p' opts.py)
+TOY_RUN = $(shell $(BIN)/python -c 'from opts import TOY_DEFAULTS as t; print("log/UniAdaFocus_toy_mbv2_segment%d_e%d" % (t["num_segments"], t["epochs"]))')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint
 
 demo: .venv/installed
 	$(BIN)/python main.py --dataset toy

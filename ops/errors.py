@@ -39,6 +39,9 @@ def speaks_for_all() -> bool:
 
 def run_entry(main: Callable[[], int | None]) -> None:
     """Run an entry script's `main` and leave with its exit code; a `UserError` becomes one line and exit code 2."""
+    # Threads that wait for work give their core away. Where other programs run too, spinning makes a step on the CPU
+    # many times slower. Read when torch is loaded, which `main` does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = main()
     except UserError as error:

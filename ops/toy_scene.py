@@ -1,0 +1,158 @@
+"""One toy video: a cluttered moving background, plain distractors, and for part of the time the badge that decides.
+
+The badge is a disc with a pattern of white and one colour, and its colour and pattern together are the class. Plain
+discs of the same colours move about in every frame, and so does a badge in black and white, so that neither a colour
+nor a pattern alone, nor the average of the frames, says which class a video is of. All else (background, distractors,
+time span, path, size) is drawn without looking at the class: with the same seed, videos of two classes differ in the
+badge alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 230), "yellow": (235, 215, 30)}
+PATTERNS = ("stripes", "rings", "checks")
+# Short lists of classes need both the colour and the pattern to be told apart, too.
+CLASSES = (
+    *(("red", "stripes"), ("green", "stripes"), ("blue", "stripes"), ("red", "rings"), ("green", "rings")),
+    *(("blue", "rings"), ("yellow", "stripes"), ("yellow", "rings"), ("red", "checks"), ("green", "checks")),
+    *(("blue", "checks"), ("yellow", "checks")),
+)
+CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
+
+_WHITE, _BLACK = (245.0, 245.0, 245.0), (15.0, 15.0, 15.0)
+_PLAIN_DISTRACTORS = 3
+_BADGE_SIDE = (0.34, 0.44)  # of the frame's height
+_DISTRACTOR_SIDE = (0.15, 0.3)
+_BADGE_TIME = (0.35, 0.55)  # share of the frames in which the badge is there
+_BADGE_MARGIN = 0.1  # share of the free room, at each side, that the badge's path begins and ends outside of
+_CLUTTER = 60  # things on the background
+_SUPERSAMPLING = 4
+
+
+class ToyVideo(NamedTuple):
+    """Frames, and where the badge is."""
+
+    frames: np.ndarray  # uint8 RGB [N, H, W, 3]
+    boxes: dict[int, tuple[int, int, int, int]]  # frame number from 1 -> left, top, right, bottom (right, bottom out)
+
+
+def draw_video(label: int, seed: Sequence[int], *, frames: int, height: int, width: int) -> ToyVideo:
+    """Draw one video of class `label` (a place in `CLASSES`); the same arguments give the same pixels."""
+    generator = np.random.default_rng(seed)
+    video = _moving_background(generator, frames, height, width)
+    for number in range(_PLAIN_DISTRACTORS + 1):
+        side = _draw_side(generator, _DISTRACTOR_SIDE if number < _PLAIN_DISTRACTORS else _BADGE_SIDE, height)
+        colour = np.array(list(COLOURS.values()))[generator.integers(len(COLOURS))] + generator.normal(0, 12, 3)
+        pattern = PATTERNS[generator.integers(len(PATTERNS))]
+        angle = generator.uniform(-0.4, 0.4)
+        if number < _PLAIN_DISTRACTORS:
+            disc = _disc("plain", side, colour, colour, angle)
+        else:
+            disc = _disc(pattern, side, _BLACK, _WHITE, angle)
+        for frame, (x, y) in zip(video, _path(generator, frames, side, height, width, margin=0.0), strict=True):
+            _paste(frame, disc, x, y)
+
+    shown = max(1, round(generator.uniform(*_BADGE_TIME) * frames))
+    first = int(generator.integers(frames - shown + 1))
+    side = _draw_side(generator, _BADGE_SIDE, height)
+    angle, shade = generator.uniform(-0.4, 0.4), generator.normal(0, 10, 3)
+    colour, pattern = CLASSES[label]
+    disc = _disc(pattern, side, np.array(COLOURS[colour]) + shade, _WHITE, angle)
+    boxes = {}
+    for index, (x, y) in enumerate(_path(generator, shown, side, height, width, _BADGE_MARGIN), start=first):
+        _paste(video[index], disc, x, y)
+        boxes[index + 1] = (x, y, x + side, y + side)
+    return ToyVideo(video.round().clip(0, 255).astype(np.uint8), boxes)
+
+
+def _moving_background(generator: np.random.Generator, frames: int, height: int, width: int) -> np.ndarray:
+    """A window that moves, a little shakily, over clouds with clutter on them: float32 [N, H, W, 3]."""
+    canvas_height, canvas_width = 3 * height, 3 * width
+    canvas = np.tile(generator.uniform(50, 190, 3).astype(np.float32), (canvas_height, canvas_width, 1))
+    for cells, strength in ((3, 26.0), (8, 26.0), (24, 14.0)):
+        clouds = generator.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        grey = clouds.mean(2, keepdims=True)
+        clouds = grey + 0.45 * (clouds - grey)
+        canvas += cv2.resize(clouds, (canvas_width, canvas_height), interpolation=cv2.INTER_CUBIC)
+    np.clip(canvas, 0, 255, out=canvas)
+    for _ in range(_CLUTTER):
+        _add_clutter(canvas, generator, unit=height / 80)
+
+    centre = generator.uniform(0.6, 1.4, 2) * (width, height)
+    direction = generator.uniform(0.15, 0.5, 2) * generator.choice([-1, 1], 2) * (width, height)
+    shake = generator.normal(0, height / 130, (frames, 2)).cumsum(0)
+    corners = centre + np.linspace(0, 1, frames)[:, None] * direction + shake
+    video = np.empty((frames, height, width, 3), np.float32)
+    for frame, (x, y) in zip(video, corners.clip(0, (2 * width, 2 * height)), strict=True):
+        move = np.array([[1, 0, -x], [0, 1, -y]], np.float32)
+        cv2.warpAffine(canvas, move, (width, height), dst=frame, flags=cv2.INTER_LINEAR)
+    return video
+
+
+def _add_clutter(canvas: np.ndarray, generator: np.random.Generator, unit: float) -> None:
+    """Put one ellipse, rectangle or line of a muted colour somewhere on the canvas."""
+    colour = tuple((generator.uniform(20, 235) + 0.35 * generator.uniform(-70, 70, 3)).clip(0, 255).tolist())
+    x, y = generator.uniform(0, 1, 2) * (canvas.shape[1], canvas.shape[0])
+    half_width, half_height = generator.uniform(3, 16, 2) * unit
+    angle = generator.uniform(0, 180)
+    kind = generator.choice(["ellipse", "rectangle", "line"])
+    if kind == "ellipse":
+        ellipse = ((x, y), (2 * half_width, 2 * half_height), angle)
+        cv2.ellipse(canvas, ellipse, colour, cv2.FILLED, cv2.LINE_AA)
+    elif kind == "rectangle":
+        corners = cv2.boxPoints(((x, y), (2 * half_width, 2 * half_height), angle))
+        cv2.fillConvexPoly(canvas, corners.astype(np.int32), colour, cv2.LINE_AA)
+    else:
+        reach = 2.5 * half_width * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
+        end = (int(x + reach[0]), int(y + reach[1]))
+        cv2.line(canvas, (int(x), int(y)), end, colour, max(1, round(half_height / 5)), cv2.LINE_AA)
+
+
+def _draw_side(generator: np.random.Generator, share: tuple[float, float], height: int) -> int:
+    return max(2, round(generator.uniform(*share) * height))
+
+
+def _disc(
+    pattern: str, side: int, colour: np.ndarray, other: np.ndarray, angle: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A disc in two colours: float32 RGB [side, side, 3], and how much of each pixel it covers [side, side, 1]."""
+    fine = side * _SUPERSAMPLING
+    y, x = (np.mgrid[:fine, :fine].astype(np.float32) + 0.5) / _SUPERSAMPLING - side / 2  # pixels from the centre
+    radius = np.hypot(x, y)
+    along = np.cos(angle) * x + np.sin(angle) * y
+    across = np.cos(angle) * y - np.sin(angle) * x
+    if pattern == "stripes":
+        coloured = np.floor(along / (side / 6) + 0.5) % 2 == 0
+    elif pattern == "rings":
+        coloured = np.floor(radius / (side / 6) + 0.5) % 2 == 0
+    elif pattern == "checks":
+        coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
+    else:
+        coloured = np.ones_like(radius, bool)
+    pixels = np.where(coloured[..., None], np.float32(colour), np.float32(other)).clip(0, 255)
+    cover = (radius <= side / 2).astype(np.float32)
+    pixels, cover = (cv2.resize(each, (side, side), interpolation=cv2.INTER_AREA) for each in (pixels, cover))
+    return pixels, cover[..., None]
+
+
+def _path(
+    generator: np.random.Generator, frames: int, side: int, height: int, width: int, margin: float
+) -> list[tuple[int, int]]:
+    """Left top corners (x, y) of a disc on its way between two random places, swaying, always inside the frame."""
+    room = np.array([width - side, height - side])
+    start, end = generator.uniform(margin, 1 - margin, (2, 2)) * room
+    time = np.linspace(0, 1, frames)[:, None]
+    waves, phase = generator.uniform(0.5, 1.5), generator.random()
+    sway = np.sin(2 * np.pi * (time * waves + phase)) * generator.uniform(-0.08, 0.08, 2) * room
+    places = (start + (end - start) * time + sway).clip(0, room)
+    return [(int(x), int(y)) for x, y in places.round()]
+
+
+def _paste(frame: np.ndarray, disc: tuple[np.ndarray, np.ndarray], x: int, y: int) -> None:
+    pixels, cover = disc
+    part = frame[y : y + len(pixels), x : x + len(pixels)]
+    part += cover * (pixels - part)

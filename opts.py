@@ -16,19 +16,19 @@ TOY_DEFAULTS = {
     "num_segments": 16,
     "num_glance_segments": 8,
     "num_focus_segments": 4,
-    "input_size": 128,
-    "patch_size": 64,
+    "input_size": 64,
+    "patch_size": 32,
     "dropout": 0.0,
     "fc_dropout": 0.0,
-    "epochs": 16,
-    "batch_size": 16,
-    "lr": 0.01,
-    "classifier_lr_ratio": 1.0,
-    "global_lr_ratio": 1.0,
+    "epochs": 8,
+    "batch_size": 8,
+    "lr": 0.001,
+    "global_lr_ratio": 4.0,
     "stn_lr_ratio": 1.0,
     "temporal_lr_ratio": 1.0,
-    "workers": 2,
-    "print_freq": 5,
+    "classifier_lr_ratio": 0.2,
+    "norm_ratio": 0.1,
+    "workers": 1,
 }
 
 # Accepted because published commands and scripts pass them; nothing reads them.
@@ -63,6 +63,16 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     data.add_argument("--metric", choices=("map", "accuracy"), help="main metric, where not the dataset's own")
     data.add_argument("--frame_template", help="file name of a frame such as image_{:05d}.jpg, where not the dataset's")
+    data.add_argument(
+        "--check_data",
+        nargs="?",
+        const="quick",
+        choices=("quick", "full"),
+        help="only check that each listed video has its first and last frame (full: decode all its frames), and leave",
+    )
+    data.add_argument(
+        "--skip_missing", action="store_true", help="leave videos without frames out, instead of stopping at the start"
+    )
     data.add_argument("-j", "--workers", type=_whole(0), default=8, help="processes per GPU that read frames; 0: none")
 
     model = parser.add_argument_group("model")
@@ -142,6 +152,33 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     return parser
 
 
+def add_early_exit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that the early-exit script has beside those of `build_parser`."""
+    group = parser.add_argument_group("early exit")
+    group.add_argument(
+        "--calibrate_on",
+        choices=("train", "val_half"),
+        default="train",
+        help="thresholds from the training split, as published, or from one half of the validation split, and evaluate "
+        "on the other half",
+    )
+    group.add_argument(
+        "--dynamic",
+        type=_operating_points,
+        default="none",
+        metavar="P",
+        help="also run the validation split for real at operating point P, 1..19 (larger: later exits), or at all",
+    )
+    group.add_argument(
+        "--criterion",
+        choices=("confidence", "entropy"),
+        default="confidence",
+        help="what --dynamic decides by; the curves are always of both",
+    )
+    group.add_argument("--focus_chunk", type=_whole(1), default=1, help="patches between checks, with --dynamic")
+    group.add_argument("--dynamic_batch_size", type=_whole(1), default=1, help="videos at a time, with --dynamic")
+
+
 def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; options that do not go together end the program with one line and exit code 2.
 
@@ -202,6 +239,15 @@ def _whole(low: int):
         return number
 
     return whole_number
+
+
+def _operating_points(text: str) -> tuple[int, ...]:
+    points = tuple(range(1, 20))
+    if text in ("all", "none"):
+        return points if text == "all" else ()
+    if not text.isdecimal() or int(text) not in points:
+        raise argparse.ArgumentTypeError(f"{text} is no operating point: choose one of 1 to 19, all or none")
+    return (int(text),)
 
 
 def _positive(text: str) -> float:

@@ -4,6 +4,8 @@ Features are projected by an MLP and max-pooled over all steps so far; every ste
 that a prediction exists after each glance frame and after each focus patch.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -39,22 +41,33 @@ class Aggregator(nn.Module):
             nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * PROJECTION_DIM, num_classes)) for _ in range(num_focus)
         )
 
-    def glance_steps(self, glance_features: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, G, D] -> logits [B, G, C] and the max-pooled projection of all glance frames [B, 4096]."""
+    def glance_steps(self, glance_features: Tensor, wanted: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """[B, G, D] -> logits [B, n, C] of the n `wanted` steps (0..G-1, by default all), and the max-pooled projection
+        of all glance frames [B, 4096]."""
         pooled = _running_max(self.global_mlp, glance_features)
-        logits = [head(pooled[:, step]) for step, head in enumerate(self.global_classifiers)]
+        wanted = range(len(self.global_classifiers)) if wanted is None else wanted
+        logits = [self.global_classifiers[step](pooled[:, step]) for step in wanted]
         return torch.stack(logits, dim=1), pooled[:, -1]
 
     def focus_steps(
-        self, focus_features: Tensor, glance_pooled: Tensor, first_step: int = 0, focus_pooled: Tensor | None = None
+        self,
+        focus_features: Tensor,
+        glance_pooled: Tensor,
+        first_step: int = 0,
+        focus_pooled: Tensor | None = None,
+        wanted: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """[B, f, 2048], the features of focus steps first_step .. first_step + f - 1, -> logits [B, f, C] and the
-        max-pooled projection so far [B, 4096], which continues a `focus_pooled` of the steps before."""
+        """[B, f, 2048], the features of focus steps first_step .. first_step + f - 1, -> logits [B, n, C] of the n
+        `wanted` ones (by default all), and the max-pooled projection so far [B, 4096], which continues a `focus_pooled`
+        of the steps before."""
         pooled = _running_max(self.local_mlp, focus_features)
         if focus_pooled is not None:
             pooled = torch.maximum(pooled, focus_pooled.unsqueeze(1))
-        heads = self.local_classifiers[first_step : first_step + pooled.shape[1]]
-        logits = [head(torch.cat([pooled[:, step], glance_pooled], dim=1)) for step, head in enumerate(heads)]
+        wanted = range(first_step, first_step + pooled.shape[1]) if wanted is None else wanted
+        logits = [
+            self.local_classifiers[step](torch.cat([pooled[:, step - first_step], glance_pooled], dim=1))
+            for step in wanted
+        ]
         return torch.stack(logits, dim=1), pooled[:, -1]
 
     def forward(self, glance_features: Tensor, focus_features: Tensor) -> Tensor:

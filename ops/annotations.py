@@ -6,7 +6,8 @@ object and a few arrays are shared, and cheap to pickle.
 
 import os
 from array import array
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +47,21 @@ class Annotations:
     def names(self) -> list[str]:
         """All names, in the order of the split file."""
         return [self.name(index) for index in range(len(self))]
+
+    def without(self, rows: Sequence[int]) -> "Annotations":
+        """The same list without the videos `rows` (0..N-1); the others keep their order and their line numbers."""
+        keep = np.ones(len(self), bool)
+        keep[np.asarray(rows, np.int64)] = False
+        lengths = np.diff(self.name_offsets)
+        kept_bytes = np.frombuffer(self.name_bytes, np.uint8)[np.repeat(keep, lengths)]
+        return replace(
+            self,
+            name_bytes=kept_bytes.tobytes(),
+            name_offsets=np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64),
+            frames=self.frames[keep],
+            labels=self.labels[keep],
+            line_numbers=self.line_numbers[keep],
+        )
 
 
 def read_annotations(path: str | os.PathLike, separator: str, num_classes: int, min_frames: int = 3) -> Annotations:

@@ -69,6 +69,7 @@ class VideoDataset(Dataset):
         self.backend = backend
         split_file = config.train_split if split == "train" else config.val_split
         self.annotations = read_annotations(split_file, config.separator, config.num_classes)
+        self.left_out = 0  # videos that `leave_out` took away
         # Both are in shared memory, so that the main process and workers that outlive an epoch see each other's writes.
         self.replaced_frames = torch.zeros(len(self.annotations), dtype=torch.int32).share_memory_()  # [N]
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -91,6 +92,13 @@ class VideoDataset(Dataset):
         """
         _, numbers, view_of, flip = self._plan(index)
         return self._read(index, numbers[np.asarray(segments, dtype=np.int64)], view_of, flip)
+
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Take the videos `rows` out of the split. The others move up, so call this before anything counts on rows."""
+        if len(rows):
+            self.annotations = self.annotations.without(rows)
+            self.left_out += len(rows)
+            self.replaced_frames = torch.zeros(len(self.annotations), dtype=torch.int32).share_memory_()
 
     @property
     def labels(self) -> Tensor:

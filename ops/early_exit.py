@@ -1,5 +1,22 @@
-"""Sample-wise early exit: the place to import it from. The arithmetic on logits is in `ops.exit_curve`."""
+"""Sample-wise early exit: the place to import it from.
 
+The arithmetic on logits is in `ops.exit_curve`, inference that stops in `ops.dynamic`, thresholds on disk in
+`ops.exit_files`.
+"""
+
+from ops.dynamic import Answer, EarlyExitInference
 from ops.exit_curve import CRITERIA, ExitPoint, criterion_values, exit_curve, exit_decisions
+from ops.exit_files import read_thresholds
+from ops.inference_network import prepared_for_inference
 
-__all__ = ["CRITERIA", "ExitPoint", "criterion_values", "exit_curve", "exit_decisions"]
+__all__ = [
+    "CRITERIA",
+    "Answer",
+    "EarlyExitInference",
+    "ExitPoint",
+    "criterion_values",
+    "exit_curve",
+    "exit_decisions",
+    "prepared_for_inference",
+    "read_thresholds",
+]

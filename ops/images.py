@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_ASPECT = 100  # long side over short side; resizing the short side of a thinner image would need gigabytes
@@ -100,5 +100,7 @@ def _decode_with_pillow(path: str | os.PathLike, content: bytes) -> Image.Image:
         return image.convert("RGB")
     except BadFrame:
         raise
+    except UnidentifiedImageError:
+        raise BadFrame(f"{path}: not an image") from None
     except Exception as error:  # decoders raise a dozen types on damaged bytes, struct.error and SyntaxError among them
         raise BadFrame(f"{path}: {error}") from error

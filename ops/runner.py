@@ -8,6 +8,7 @@ import torch
 import dataset_config
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, distributed, engine, faults
+from ops.data_check import check_only, check_splits
 from ops.dataset import VideoDataset
 from ops.errors import EXIT_DONE
 from ops.loaders import EvaluationBatches, build_loader
@@ -15,6 +16,7 @@ from ops.logger import RunLogger, set_earlier_run_aside
 from ops.loss_history import LossHistory
 from ops.optim import learning_rate, set_learning_rate
 from ops.predictions import save_predictions
+from ops.replaced_frames import report_replaced
 from ops.setup import (
     Training,
     build_dataset,
@@ -35,12 +37,17 @@ MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
 
 def run(options: argparse.Namespace, mixed_precision: bool) -> int:
     """Train, or with `--evaluate` evaluate, as the options say. Returns the exit code; wrong input is a UserError."""
+    split_names = ("val",) if options.evaluate else ("train", "val")
+    if options.check_data:
+        return check_only(options, split_names)
     with distributed.process_group(options.time_limit) as device, StopRequest() as stop_request:
         with distributed.fail_together():
             config = find_dataset(options)
-            validation = build_dataset(options, config, "val", training=False)
+            splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
+            validation = splits["val"]
             share_of_batch(options)
             resumed, notes = find_checkpoint(options, run_folder(options))
+        notes = check_splits(splits, options.skip_missing) + notes
         with distributed.fail_together():
             model = build_model(options, config.num_classes)
             if resumed is None:
@@ -51,7 +58,7 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
             model.to(device)
             training = None
             if not options.evaluate:
-                training = prepare_training(model, config, options, mixed_precision, device, resumed)
+                training = prepare_training(model, splits["train"], options, mixed_precision, device, resumed)
                 notes += [
                     f"warning: not as in the checkpoint: {change}" for change in changed_options(resumed or {}, options)
                 ]
@@ -118,7 +125,9 @@ def train(
             first_step=first_step,
             after_step=after_step,
         )
-        record = {"epoch": epoch, "lr": lr, "train": losses}
+        losses["replaced_frames"] = report_replaced(training.dataset, logger.line, f"epoch {epoch}")
+        left_out = {"train": training.dataset.left_out, "val": validation.left_out}
+        record = {"epoch": epoch, "lr": lr, "left_out": left_out, "train": losses}
         is_best = False
         if evaluation_is_due(epoch, options.epochs, options.eval_freq):
             try:
@@ -205,6 +214,7 @@ def evaluate_and_report(
         after_batch=after_batch,
     )
     logger.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    metrics["replaced_frames"] = report_replaced(dataset, logger.line, "evaluation")
     if options.save_predictions:
         with distributed.fail_together():
             if logits is not None:

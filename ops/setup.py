@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Options that may differ between a run and its continuation without changing what comes out.
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
-    "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit",
+    "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit", "check_data",
 }  # fmt: skip
 
 
@@ -47,14 +47,13 @@ class Training:
 
 def prepare_training(
     model: UniAdaFocus,
-    config: dataset_config.DatasetConfig,
+    dataset: VideoDataset,
     options: argparse.Namespace,
     mixed_precision: bool,
     device: torch.device,
     resumed: Mapping[str, Any] | None,
 ) -> Training:
-    """Data, optimizer and precision; from a checkpoint, where it stopped."""
-    dataset = build_dataset(options, config, "train", training=True)
+    """Batches, optimizer and precision; from a checkpoint, where it stopped."""
     batches = TrainingBatches(
         len(dataset), options.batch_size, options.seed, distributed.rank(), distributed.world_size()
     )

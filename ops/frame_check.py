@@ -1,0 +1,85 @@
+"""Can every listed frame be decoded? What `--check_data full` asks, with as many processes as `--workers`.
+
+Nothing here imports torch, so that the processes start quickly.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+from tqdm import tqdm
+
+from dataset_config import DatasetConfig
+from ops.annotations import Annotations
+from ops.images import BadFrame, read_array
+from ops.worker_pool import run_jobs
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Video(NamedTuple):
+    """A job: one video's frames."""
+
+    row: int
+    folder: str
+    template: str
+    frames: int
+
+
+def find_bad_frames(
+    config: DatasetConfig, annotations: Annotations, rows: Sequence[int], workers: int
+) -> list[tuple[int, str]]:
+    """Decode every listed frame of the videos `rows`: (row, what is wrong) of those with bad frames, in order.
+
+    Under 2 workers, all is done in this process. Shows progress: a bar on a terminal, else a line now and then.
+    """
+    root, template = config.frames_root, config.template
+    videos = [
+        Video(row, os.path.join(root, annotations.name(row)), template, int(annotations.frames[row])) for row in rows
+    ]
+    with _Progress(annotations.path.name, sum(video.frames for video in videos)) as progress:
+        results = run_jobs(decode_all, videos, workers, progress.add, _one_thread)
+        return sorted((video.row, str(problem)) for video, problem in results if problem)
+
+
+def decode_all(video: Video, report: Callable[[int], None]) -> str:
+    """What is wrong with a video's frames, in a few words; an empty string where all can be decoded."""
+    bad, first = 0, ""
+    for number in range(1, video.frames + 1):
+        path = os.path.join(video.folder, video.template.format(number))
+        try:
+            read_array(path)
+        except BadFrame as error:
+            bad += 1
+            first = first or str(error).removeprefix(video.folder + os.sep)
+        report(1)
+    return f"{bad} of {video.frames} frames, first {first}" if bad else ""
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(0)
+
+
+class _Progress:
+    """Says how many of the frames are done: with a bar on a terminal, else in a line now and then."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.last_line = time.monotonic()
+        self.bar = tqdm(total=total, desc=name, unit=" frames", leave=False, disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def add(self, frames: int) -> None:
+        self.done += frames
+        self.bar.update(frames)
+        if self.bar.disable and time.monotonic() - self.last_line >= _SECONDS_BETWEEN_LINES:
+            print(f"{self.name}: {self.done} of {self.total} frames decoded", flush=True)
+            self.last_line = time.monotonic()

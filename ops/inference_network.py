@@ -1,0 +1,121 @@
+"""The network made ready for inference: the same answers but for rounding, sooner.
+
+In evaluation batch norm is a fixed scale and shift, so it is folded into the convolution before it, and the activation
+after it is computed along. On an x86 CPU two more things count. oneDNN, PyTorch's library for convolutions there, wants
+weights in a layout of its own; without further ado they are brought into it in every call, which a single patch waits
+for as long as for the convolution. And images go through in groups that are small enough for the processor's caches.
+"""
+
+import copy
+import platform
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.uni_adafocus import UniAdaFocus
+
+PIXELS_AT_ONCE = 2 * 224 * 224  # of a group of images on a CPU; more of them no longer fit into the caches
+ONEDNN_ACTIVATIONS: dict[type[nn.Module] | None, tuple] = {
+    None: ("none", [], ""),
+    nn.ReLU: ("relu", [], ""),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
+}
+
+
+def prepared_for_inference(model: UniAdaFocus) -> UniAdaFocus:
+    """A model that shares everything with `model`, in evaluation mode, but has backbones of its own, made ready.
+
+    Later changes of the backbones' weights do not reach it. The copies take 110 MB at the published sizes. Raises
+    ValueError for a model in training mode.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode; call eval() first")
+    prepared = copy.copy(model)
+    prepared._modules = model._modules.copy()
+    prepared.global_CNN = InferenceNetwork(model.global_CNN)
+    prepared.local_CNN = InferenceNetwork(model.local_CNN)
+    return prepared
+
+
+class InferenceNetwork(nn.Module):
+    """A backbone in evaluation mode: images [N, 3, H, W] -> the feature maps that `backbone` gives."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.feature_dim = backbone.feature_dim
+        self.network = folded(backbone)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        if images.device.type != "cpu":
+            return self.network(images)
+        at_once = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+        maps = [self.network(group) for group in images.split(at_once)]
+        return maps[0] if len(maps) == 1 else torch.cat(maps)
+
+
+def folded(backbone: nn.Module) -> torch.fx.GraphModule:
+    """A copy of the network in which each convolution holds the batch norm and the activation that follow it."""
+    traced = torch.fx.symbolic_trace(backbone)
+    modules = dict(traced.named_modules())
+
+    def module_of(node: torch.fx.Node) -> nn.Module | None:
+        return modules[node.target] if node.op == "call_module" else None
+
+    for node in list(traced.graph.nodes):
+        if not isinstance(module_of(node), nn.BatchNorm2d):
+            continue
+        convolution, last, activation = node.args[0], node, None
+        follower = next(iter(node.users))
+        if len(node.users) == 1 and isinstance(module_of(follower), (nn.ReLU, nn.ReLU6)):
+            last, activation = follower, type(module_of(follower))
+        parent, _, name = convolution.target.rpartition(".")
+        whole = FoldedConvolution(module_of(convolution), module_of(node), activation)
+        setattr(traced.get_submodule(parent), name, whole)
+        last.replace_all_uses_with(convolution)
+        if last is not node:
+            traced.graph.erase_node(last)
+        traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+class FoldedConvolution(nn.Module):
+    """Convolution, batch norm and activation (nn.ReLU, nn.ReLU6 or None) as one operation."""
+
+    def __init__(self, convolution: nn.Conv2d, batch_norm: nn.BatchNorm2d, activation: type[nn.Module] | None) -> None:
+        super().__init__()
+        whole = fuse_conv_bn_eval(convolution, batch_norm)
+        weight = whole.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", whole.bias.detach(), persistent=False)
+        self.place = (whole.padding, whole.stride, whole.dilation, whole.groups)
+        self.onednn_activation = ONEDNN_ACTIVATIONS[activation]
+        self.activation = activation(inplace=True) if activation else None
+        self.packed: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.device.type == "cpu" and onednn_packs():
+            if self.packed is None:
+                self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+                    self.weight.to_mkldnn(), *self.place, images.shape
+                )
+            return torch.ops.mkldnn._convolution_pointwise(
+                images, self.packed, self.bias, *self.place, *self.onednn_activation
+            )
+        padding, stride, dilation, groups = self.place
+        result = F.conv2d(images, self.weight, self.bias, stride, padding, dilation, groups)
+        return result if self.activation is None else self.activation(result)
+
+
+def onednn_packs() -> bool:
+    """Whether this PyTorch has the two operations that `torch.compile` packs weights with: they are not public."""
+    return (
+        platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )

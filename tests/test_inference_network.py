@@ -1,0 +1,81 @@
+"""ops/inference_network.py: the prepared network gives the answers of the network it is made from."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from models.uni_adafocus import UniAdaFocus
+from ops import inference_network
+from ops.flops import exit_gflops
+from ops.inference_network import prepared_for_inference
+from tests.conftest import SMALL, reference_weights
+
+
+@pytest.fixture(scope="module", params=["mbv2", "res50"])
+def model(request) -> UniAdaFocus:
+    model = UniAdaFocus(4, **SMALL, glance_arch=request.param)
+    model.load_state_dict(reference_weights(model))
+    return model.eval()
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    coarse = torch.rand(12, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    return (255 * nn.functional.interpolate(coarse, size=64, mode="bilinear")).to(torch.uint8).view(2, 6, 3, 64, 64)
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "not packed"])
+@torch.no_grad()
+def test_every_output_is_that_of_the_network_it_is_made_from(model, frames, packs, monkeypatch):
+    if not packs:
+        monkeypatch.setattr(inference_network, "onednn_packs", lambda: False)
+    elif not inference_network.onednn_packs():
+        pytest.skip("this PyTorch does not pack weights")
+    expected, found = model(frames), prepared_for_inference(model)(frames)
+    for field in dataclasses.fields(expected):
+        torch.testing.assert_close(
+            getattr(found, field.name), getattr(expected, field.name), rtol=1e-3, atol=1e-3, msg=field.name
+        )
+
+
+@torch.no_grad()
+def test_an_image_gets_the_same_maps_to_rounding_in_groups_of_any_size(model, monkeypatch):
+    network = prepared_for_inference(model).local_CNN
+    images = torch.rand(5, 3, 32, 32)
+    at_once = network(images)
+    monkeypatch.setattr(inference_network, "PIXELS_AT_ONCE", 2 * 32 * 32)
+    torch.testing.assert_close(network(images), at_once)
+    monkeypatch.setattr(inference_network, "PIXELS_AT_ONCE", 1)
+    torch.testing.assert_close(network(images), at_once)
+
+
+@torch.no_grad()
+def test_the_network_it_is_made_from_stays_as_it_is(model, frames):
+    before, state = model(frames).logits, copy.deepcopy(model.state_dict())
+    prepared = prepared_for_inference(model)
+    prepared(frames)
+    assert torch.equal(model(frames).logits, before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert prepared.classifier is model.classifier
+
+
+def test_no_batch_norm_or_activation_of_its_own_is_left_after_a_convolution(model):
+    prepared = prepared_for_inference(model)
+    for network in (prepared.global_CNN, prepared.local_CNN):
+        kinds = [type(module) for module in network.modules()]
+        assert nn.BatchNorm2d not in kinds and nn.Conv2d not in kinds
+    # In ResNet-50 one activation follows each addition of a shortcut, 16 in all; the other 33 are folded in.
+    calls = [node.target for node in prepared.local_CNN.network.graph.nodes if node.op == "call_module"]
+    assert sum(target.endswith("relu") for target in calls) == 16
+
+
+def test_costs_count_the_same(model):
+    assert exit_gflops(prepared_for_inference(model)) == pytest.approx(exit_gflops(model))
+
+
+def test_a_model_in_training_mode_is_refused(small_model):
+    with pytest.raises(ValueError, match="training mode"):
+        prepared_for_inference(small_model.train())

@@ -1,0 +1,270 @@
+"""Whole runs of the early-exit script, as a user starts them."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import main
+import test_early_exit_uni_adafocus as script
+from models.uni_adafocus import UniAdaFocus
+from ops.dynamic import EarlyExitInference
+from ops.early_exit import exit_decisions
+from tests.conftest import SMALL, SMALL_OPTIONS, call, reference_weights, run_script, the_error, write_frames
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613"]
+CRITERIA = ("confidence", "entropy")
+RUN = "UniAdaFocus_mine_mbv2_segment6_e50"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A weights file of the small settings whose predictions differ from video to video."""
+    model = UniAdaFocus(4, **SMALL)
+    path = tmp_path_factory.mktemp("weights") / "reference.pth.tar"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in reference_weights(model).items()}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Nine training and eight validation videos of 4 classes."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "classInd.txt").write_text("a\nb\nc\nd\n")
+    for split, videos in (("train", 9), ("val", 8)):
+        (folder / f"{split}_split.txt").write_text("".join(f"{split}{n},8,{n % 4}\n" for n in range(videos)))
+        for number in range(videos):
+            write_frames(folder / "frames" / f"{split}{number}", 8, seed=len(split) * 100 + number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data, checkpoint, tmp_path_factory) -> Path:
+    """The log folder of a run with `--dynamic 10`, which tests only read."""
+    log = tmp_path_factory.mktemp("log")
+    extra = [
+        "--evaluate",
+        "--save_predictions",
+        log / "predictions.npz",
+        "--dynamic",
+        "10",
+        "--dynamic_batch_size",
+        "3",
+    ]
+    assert call(script.main, *arguments(data, checkpoint, log), *extra) == 0
+    return log / RUN
+
+
+@pytest.fixture
+def options(data, checkpoint, tmp_path) -> list[object]:
+    return arguments(data, checkpoint, tmp_path / "log")
+
+
+@pytest.fixture
+def again(options, finished, tmp_path) -> list[object]:
+    """Options of a run in a log folder where the finished one has been."""
+    shutil.copytree(finished, tmp_path / "log" / RUN)
+    (tmp_path / "log" / RUN / "log.csv").unlink()
+    return options
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "log" / RUN
+
+
+def arguments(data: Path, checkpoint: Path, log: Path) -> list[object]:
+    return ["--dataset", "mine", "--data_dir", data, "--root_log", log, *SMALL_OPTIONS, "--resume", checkpoint]
+
+
+def curve(folder: Path, criterion: str) -> list[dict[str, float]]:
+    with open(folder / f"early_exit_{criterion}.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def kept(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "exit_logits.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def other_data(data: Path, copy: Path, **rows: str) -> Path:
+    """The same frames with other split files."""
+    copy.mkdir()
+    (copy / "frames").symlink_to(data / "frames")
+    for name in ("classInd", "train_split", "val_split"):
+        (copy / f"{name}.txt").write_text(rows.get(name) or (data / f"{name}.txt").read_text())
+    return copy
+
+
+def test_a_run_leaves_the_documented_files(finished):
+    names = {path.name.split(".vm.")[0].split(".tfevents")[0] for path in finished.iterdir()}
+    of_criteria = {f"early_exit_{criterion}.{kind}" for criterion in CRITERIA for kind in ("csv", "json")}
+    assert names == of_criteria | {"early_exit.png", "exit_logits.npz", "log.csv", "events.out"}
+    assert (finished / "early_exit.png").read_bytes().startswith(b"\x89PNG")
+    assert kept(finished)["train_logits"].shape == (9, 3, 4) and kept(finished)["val_logits"].shape == (8, 3, 4)
+
+
+def test_the_cost_of_each_exit_is_printed_before_anything_is_computed(finished):
+    costs, _, rest = (finished / "log.csv").read_text().partition("Exit logits, train: [0/5]")
+    assert re.search(
+        r"GFLOPs of a video that leaves at each exit.*\n  exit  0 +0\.\d{4}\n  exit  1 .*\n  exit  2 ", costs
+    )
+    assert "Exit logits, val: [3/4]" in rest
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_curve_thresholds_and_logits_hang_together(finished, checkpoint, criterion):
+    logits, labels = kept(finished)["val_logits"], kept(finished)["val_labels"]
+    thresholds = json.loads((finished / f"early_exit_{criterion}.json").read_text())
+    assert thresholds["checkpoint"]["path"] == str(checkpoint) and thresholds["calibrated_on"] == "train"
+    for row, point in zip(curve(finished, criterion), thresholds["points"], strict=True):
+        exits = exit_decisions(logits, [t if t is not None else np.inf for t in point["thresholds"]], criterion)
+        shares = np.bincount(exits, minlength=3) / 8
+        assert [row[f"exit_{number}"] for number in range(3)] == pytest.approx(shares)
+        assert row["metric"] == pytest.approx(100 * (logits[range(8), exits].argmax(1) == labels[:, 0]).mean())
+        assert row["gflops"] == pytest.approx(shares @ thresholds["exit_gflops"], rel=1e-5)
+    assert len({row["exit_0"] for row in curve(finished, criterion)}) > 1
+
+
+def test_the_last_exit_is_what_main_evaluates(finished, options, tmp_path):
+    call(main.main, *options, "--evaluate", "--save_predictions", tmp_path / "predictions.npz")
+    with np.load(tmp_path / "predictions.npz") as of_main, np.load(finished.parent / "predictions.npz") as of_script:
+        assert np.array_equal(kept(finished)["val_logits"][:, -1], of_script["logits"])
+        np.testing.assert_allclose(of_script["logits"], of_main["logits"], atol=1e-3)
+        assert of_script["video"].tolist() == of_main["video"].tolist()
+
+
+def check_real_run(printed: str, folder: Path, criterion: str, batch: int) -> None:
+    assert f"by {criterion}: 8 videos in batches of {batch}, 1 patch(es) between checks" in printed
+    point = curve(folder, criterion)[9]
+    row = re.search(r"^p = 10 +(\S+) +(\S+) +(\S+) ", printed, re.MULTILINE)
+    assert float(row[1]) == float(row[2]) == pytest.approx(point["gflops"], abs=1e-3)
+    assert float(row[3]) == pytest.approx(point["metric"], abs=1e-2)
+    counts = [round(8 * point[f"exit_{number}"]) for number in range(3)]
+    assert f"p = 10: videos at each exit {' '.join(map(str, counts))}" in printed
+    assert "p = 10: 8 of 8 videos: the exit and the prediction of the simulation." in printed
+    assert "without exits: videos at each exit 0 0 8" in printed
+
+
+def test_a_run_for_real_agrees_with_the_simulation(finished):
+    check_real_run((finished / "log.csv").read_text(), finished, "confidence", batch=3)
+
+
+def test_a_second_call_computes_only_the_curves_and_may_decide_by_entropy(again, finished, folder, capsys):
+    assert call(script.main, *again, "--lr", "1", "--dynamic", "10", "--criterion", "entropy") == 0
+    printed = capsys.readouterr().out
+    assert printed == (folder / "log.csv").read_text()
+    assert "Exit logits" not in printed and printed.count("only the curves are computed") == 2
+    assert all(curve(folder, criterion) == curve(finished, criterion) for criterion in CRITERIA)
+    check_real_run(printed, folder, "entropy", batch=1)
+
+
+def test_another_checkpoint_has_its_logits_computed(again, finished, folder, checkpoint, tmp_path, capsys):
+    state = torch.load(checkpoint)
+    state["state_dict"]["module.classifier.local_classifiers.1.1.bias"] += 1
+    torch.save(state, tmp_path / "other.pth.tar")
+    assert call(script.main, *again, "--resume", tmp_path / "other.pth.tar", "--calibrate_on", "val_half") == 0
+    assert re.search(r"the val logits are not of this run \(checkpoint .* -> .*\); computing", capsys.readouterr().out)
+    difference = kept(folder)["val_logits"] - kept(finished)["val_logits"]
+    np.testing.assert_allclose(difference, np.broadcast_to([[0], [0], [1]], difference.shape), atol=1e-4)
+
+
+def test_half_of_the_validation_split_serves_for_thresholds_and_the_other_is_evaluated(
+    options, folder, data, tmp_path, capsys
+):
+    no_training_split = other_data(data, tmp_path / "data", train_split="\n")
+    options += ["--data_dir", no_training_split, "--calibrate_on", "val_half", "--dynamic", "all", "--focus_chunk", "2"]
+    assert call(script.main, *options) == 0
+    printed = capsys.readouterr().out
+    assert "Exit logits, train" not in printed
+    assert "by confidence: 4 videos in batches of 1, 2 patch(es) between checks" in printed
+    assert [int(p) for p in re.findall(r"^p = (\d+): 4 of 4 videos", printed, re.MULTILINE)] == list(range(1, 20))
+    assert json.loads((folder / "early_exit_entropy.json").read_text())["calibrated_on"] == "val_half"
+    assert {row["metric"] % 25 for row in curve(folder, "entropy")} == {0}
+
+
+def test_an_answer_that_the_simulation_does_not_explain_is_exit_code_1(again, monkeypatch, capsys):
+    leave = EarlyExitInference._leave
+    monkeypatch.setattr(EarlyExitInference, "_leave", lambda *given: leave(*given[:-1], given[-1].roll(1, dims=-1)))
+    assert call(script.main, *again, "--dynamic", "10") == 1
+    assert re.search(r"p = 10: .*[1-8] DIFFER: val", capsys.readouterr().out)
+
+
+def test_one_video_in_each_split_gives_whole_curves(options, folder, data, tmp_path):
+    single = other_data(data, tmp_path / "data", train_split="train0,8,0\n", val_split="val0,8,0\n")
+    assert call(script.main, *options, "--data_dir", single) == 0
+    for criterion in CRITERIA:
+        assert [(row["p"], row["exit_2"]) for row in curve(folder, criterion)] == [(p, 1) for p in range(1, 20)]
+
+
+def test_videos_that_are_alike_leave_together(options, folder, data, tmp_path):
+    alike = other_data(data, tmp_path / "data", val_split="val1,8,1\n" * 5)
+    assert call(script.main, *options, "--data_dir", alike, "--batch_size", 1) == 0
+    for criterion in CRITERIA:
+        for row in curve(folder, criterion):
+            assert sorted(row[f"exit_{number}"] for number in range(3)) == [0, 0, 1]
+
+
+def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, checkpoint, capsys):
+    data = make_dataset(
+        {"a": [0], "b": [1, 2], "c": [3]}, {"d": [0, 1], "e": [2, 3, 1], "f": [3], "g": [0]}, names=(
+            "classInd.txt", "actnet_train_split.txt", "actnet_val_split.txt"
+        )
+    )  # fmt: skip
+    options = arguments(data, checkpoint, tmp_path / "log")
+    assert call(script.main, *options, "--dataset", "actnet", "--dynamic", 5) == 0
+    printed = capsys.readouterr().out
+    assert "Early exit by entropy, mAP in percent" in printed
+    assert "Published" not in printed  # other settings than the published ones
+
+
+def test_two_processes_give_the_curves_of_one(options, finished, folder):
+    options += ["--dynamic", "10", "--dynamic_batch_size", "3"]
+    done = run_script("test_early_exit_uni_adafocus.py", *options, launcher=TORCHRUN)
+    assert "2 process(es) on cpu" in done.stdout
+    assert all(curve(folder, criterion) == curve(finished, criterion) for criterion in CRITERIA)
+    expected = kept(finished)
+    for name, found in kept(folder).items():
+        if name.endswith("_logits"):
+            np.testing.assert_allclose(found, expected[name], atol=1e-3)
+        else:
+            assert np.array_equal(found, expected[name]), name
+    check_real_run(done.stdout, folder, "confidence", batch=3)
+
+
+def test_two_processes_use_kept_logits_and_say_a_broken_video_once(again, data, tmp_path):
+    broken = other_data(data, tmp_path / "data", val_split="val0,8,0\nnowhere,8,0\n")
+    done = run_script("test_early_exit_uni_adafocus.py", *again, "--data_dir", broken, launcher=TORCHRUN, check=False)
+    assert "has the train logits" in done.stdout and "Exit logits, train" not in done.stdout
+    assert done.stderr.count("error: video 'nowhere' has no folder of frames") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--resume", ""], "early exit needs --resume, the checkpoint to evaluate"),
+        (["--resume", "nowhere.pth.tar"], "checkpoint nowhere.pth.tar does not exist"),
+        (["--dynamic", "20"], "argument --dynamic: 20 is no operating point: choose one of 1 to 19, all or none"),
+        (["--dynamic", "0"], "0 is no operating point"),
+        (["--dynamic", "some"], "some is no operating point"),
+        (["--dynamic_batch_size", "0"], "0 is below 1"),
+        (["--focus_chunk", "0"], "0 is below 1"),
+        (["--num_focus_segments", "3"], "does not fit the model that the options describe"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_no_log_folder(change, message, options, folder, capsys):
+    assert call(script.main, *options, *change) == 2
+    assert message in the_error(capsys.readouterr().err)
+    assert not folder.exists()
+
+
+def test_one_validation_video_has_no_halves(options, folder, data, tmp_path, capsys):
+    single = other_data(data, tmp_path / "data", val_split="val0,8,0\n")
+    assert call(script.main, *options, "--data_dir", single, "--calibrate_on", "val_half") == 2
+    assert "--calibrate_on val_half needs 2 validation videos or more" in the_error(capsys.readouterr().err)
+    assert not folder.exists()

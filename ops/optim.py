@@ -21,7 +21,7 @@ def build_optimizer(
 ) -> torch.optim.SGD:
     """SGD over `model.parameter_groups`; each group keeps its `name` and `lr_ratio`."""
     groups = model.parameter_groups(temporal_lr_ratio, stn_lr_ratio, global_lr_ratio, classifier_lr_ratio)
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     set_learning_rate(optimizer, lr)
     return optimizer
 

@@ -1,10 +1,9 @@
 """One toy video: a cluttered moving background, plain distractors, and for part of the time the badge that decides.
 
 The badge is a disc with a pattern of white and one colour, and its colour and pattern together are the class. Plain
-discs of the same colours move about in every frame, and so does a badge in black and white, so that neither a colour
-nor a pattern alone, nor the average of the frames, says which class a video is of. All else (background, distractors,
-time span, path, size) is drawn without looking at the class: with the same seed, videos of two classes differ in the
-badge alone.
+discs of the same colours move about in every frame, so that neither a colour alone nor the average of the frames says
+which class a video is of. All else (background, distractors, time span, path, size) is drawn without looking at the
+class: with the same seed, videos of two classes differ in the badge alone.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,8 @@ CLASSES = (
 )
 CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
 
-_WHITE, _BLACK = (245.0, 245.0, 245.0), (15.0, 15.0, 15.0)
-_PLAIN_DISTRACTORS = 3
+_WHITE = (245.0, 245.0, 245.0)
+_DISTRACTORS = 3
 _BADGE_SIDE = (0.34, 0.44)  # of the frame's height
 _DISTRACTOR_SIDE = (0.15, 0.3)
 _BADGE_TIME = (0.35, 0.55)  # share of the frames in which the badge is there
@@ -44,15 +43,10 @@ def draw_video(label: int, seed: Sequence[int], *, frames: int, height: int, wid
     """Draw one video of class `label` (a place in `CLASSES`); the same arguments give the same pixels."""
     generator = np.random.default_rng(seed)
     video = _moving_background(generator, frames, height, width)
-    for number in range(_PLAIN_DISTRACTORS + 1):
-        side = _draw_side(generator, _DISTRACTOR_SIDE if number < _PLAIN_DISTRACTORS else _BADGE_SIDE, height)
+    for _ in range(_DISTRACTORS):
+        side = _draw_side(generator, _DISTRACTOR_SIDE, height)
         colour = np.array(list(COLOURS.values()))[generator.integers(len(COLOURS))] + generator.normal(0, 12, 3)
-        pattern = PATTERNS[generator.integers(len(PATTERNS))]
-        angle = generator.uniform(-0.4, 0.4)
-        if number < _PLAIN_DISTRACTORS:
-            disc = _disc("plain", side, colour, colour, angle)
-        else:
-            disc = _disc(pattern, side, _BLACK, _WHITE, angle)
+        disc = _disc("plain", side, colour, colour, angle=0.0)
         for frame, (x, y) in zip(video, _path(generator, frames, side, height, width, margin=0.0), strict=True):
             _paste(frame, disc, x, y)
 

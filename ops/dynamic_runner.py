@@ -22,7 +22,9 @@ from ops.exit_agreement import compare_with_simulation
 from ops.exit_logits import ExitLogits
 from ops.exit_report import METRIC_NAMES, main_metric
 from ops.frame_sources import FolderFrames
+from ops.loaders import EvaluationBatches
 from ops.logger import RunLogger
+from ops.signals import Stopped, StopRequest
 
 
 @dataclass
@@ -55,6 +57,7 @@ def run_for_real(
     gflops: Sequence[float],
     options: argparse.Namespace,
     logger: RunLogger,
+    stop_request: StopRequest,
 ) -> bool:
     """Run the videos `rows` [M] of a split at each operating point, shared by all processes, and print what came out.
 
@@ -66,11 +69,12 @@ def run_for_real(
         Variant(name, row, EarlyExitInference(model, row, options.criterion, options.focus_chunk))
         for name, row in [("without exits", nobody_leaves), *((f"p = {p}", row) for p, row in thresholds.items())]
     ]
-    mine = np.arange(distributed.rank(), len(rows), distributed.world_size())
-    with distributed.fail_together(), ThreadPoolExecutor(max(1, options.workers)) as threads:
-        take_turns(variants, dataset, rows[mine], options.dynamic_batch_size, threads, logger)
+    batches = EvaluationBatches(len(rows), options.dynamic_batch_size, distributed.rank(), distributed.world_size())
+    with ThreadPoolExecutor(max(1, options.workers)) as threads:
+        take_turns(variants, dataset, rows, batches, threads, logger, stop_request)
 
-    outcomes = [(variant, *_gather(variant, torch.from_numpy(mine), len(rows), model)) for variant in variants]
+    mine = torch.tensor(batches.indices, dtype=torch.int64)
+    outcomes = [(variant, *_gather(variant, mine, len(rows), model)) for variant in variants]
     agree = True
     if distributed.is_main_process():
         labels = dataset.labels[torch.from_numpy(rows)]
@@ -90,16 +94,20 @@ def run_for_real(
 def take_turns(
     variants: Sequence[Variant],
     dataset: VideoDataset,
-    indices: np.ndarray,
-    batch_size: int,
+    rows: np.ndarray,
+    batches: EvaluationBatches,
     threads: Executor,
     logger: RunLogger,
+    stop_request: StopRequest,
 ) -> None:
-    """Run the videos in batches, each batch by all variants, in turns in which everyone is first equally often."""
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    for batch in batches[:1]:  # not timed: the first call of anything is slow
-        variants[0].inference(FolderFrames(dataset, batch, threads))
-    for number, batch in enumerate(logger.progress(batches, "for real")):
+    """Run each batch, places in `rows`, by all variants, in turns in which everyone is first equally often.
+
+    Raises Stopped, on all processes, when a signal comes.
+    """
+    for number, places in enumerate(logger.progress(batches, "for real")):
+        batch = rows[places]
+        if number == 0:  # not timed: the first call of anything is slow
+            variants[0].inference(FolderFrames(dataset, batch[:1], threads))
         turn = number % len(variants)
         for variant in [*variants[turn:], *variants[:turn]]:
             source = FolderFrames(dataset, batch, threads)
@@ -107,6 +115,8 @@ def take_turns(
             variant.answers.append(variant.inference(source))
             variant.seconds.append(time.perf_counter() - started)
             variant.reading.append(source.seconds)
+        if number < batches.common_steps and (stop := stop_request.agreed()):
+            raise Stopped(stop)
 
 
 def speed_table(

@@ -61,7 +61,7 @@ def compare_with_simulation(
     moved = (answer.focus_indices - torch.as_tensor(focus_indices)).abs().amax(dim=1)
     moved[answer.exits == 0] = 0  # no frame was chosen
     differs = other_exit | (best != chosen)
-    near_threshold = distance <= TIE * threshold.abs().clamp(min=1)
+    near_threshold = threshold.isfinite() & (distance <= TIE * threshold.abs().clamp(min=1))
     near_class = lead <= TIE * expected.abs().amax(dim=1).clamp(min=1)
     tie = differs & (moved == 0) & torch.where(other_exit, near_threshold, near_class)
     other_frames = differs & (moved == 1)

@@ -24,6 +24,8 @@ from ops.dataset import VideoDataset
 from ops.errors import UserError
 from ops.loaders import EvaluationBatches, build_loader
 from ops.logger import RunLogger
+from ops.replaced_frames import report_replaced
+from ops.signals import Stopped, StopRequest
 from ops.whole_file import whole_file
 
 FILE_NAME = "exit_logits.npz"
@@ -74,12 +76,13 @@ def kept_or_computed(
     print_freq: int,
     device: torch.device,
     logger: RunLogger,
+    stop_request: StopRequest,
 ) -> ExitLogits | None:
     """The logits of a split: those of the log folder where they fit, else computed by all processes and kept there.
 
     checkpoint_hash: `file_hash` of the model's weights; batch_size: videos per process. Returns None on all processes
-    but the main one. Raises UserError, on every process, for logits that are not finite, a video that cannot be read
-    and a file that cannot be written.
+    but the main one. Raises UserError for a video that cannot be read, and, on every process, for logits that are not
+    finite and a file that cannot be written; Stopped when a signal comes.
     """
     path = logger.folder / FILE_NAME
     found, depends_on = None, {}
@@ -89,7 +92,8 @@ def kept_or_computed(
             found = _read(path, dataset.split, depends_on, logger.line)
     if distributed.broadcast_object(found is not None):
         return found
-    computed = compute(model, dataset, batch_size, workers, print_freq, device, logger)
+    computed = compute(model, dataset, batch_size, workers, print_freq, device, logger, stop_request)
+    report_replaced(dataset, logger.line, f"exit logits, {dataset.split}")
     with distributed.fail_together():
         if computed is not None:
             _check_finite(computed.logits, dataset)
@@ -99,11 +103,14 @@ def kept_or_computed(
 
 def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str) -> dict[str, Any]:
     """All that the logits of a split depend on but for the pixels of its frames: plain values by name."""
-    config = dataset.config
+    config, videos = dataset.config, dataset.annotations
+    listed = hashlib.sha256(videos.name_bytes)
+    for column in (videos.name_offsets, videos.frames, videos.labels):
+        listed.update(column.tobytes())
     found = {
         "checkpoint": checkpoint_hash,
         **model_sizes(model),
-        "split file": file_hash(dataset.annotations.path),
+        "videos": listed.hexdigest(),
         "frames": str(config.frames_root.resolve() / config.template),
     }
     return found | ({"seed": dataset.seed} if dataset.training else {})
@@ -117,6 +124,7 @@ def compute(
     print_freq: int,
     device: torch.device,
     logger: RunLogger,
+    stop_request: StopRequest,
 ) -> ExitLogits | None:
     """Run the whole model over the split, each video once, shared by all processes; the result is the main one's."""
     batches = EvaluationBatches(len(dataset), batch_size, distributed.rank(), distributed.world_size())
@@ -127,12 +135,14 @@ def compute(
         last_glance = model.num_glance_segments - 1
         return {"logits": output.step_logits[:, last_glance:], "focus_indices": output.focus_indices}
 
-    def report(step: int) -> None:
+    def after_batch(step: int) -> None:
         if step % print_freq == 0:
             logger.line(f"{name}: [{step}/{len(batches)}]", progress=True)
+        if step < batches.common_steps and (stop := stop_request.agreed()):
+            raise Stopped(stop)
 
-    with distributed.fail_together(), torch.no_grad():
-        collected, indices = engine.collect(model, logger.progress(loader, name), device, heads, report)
+    with torch.no_grad():
+        collected, indices = engine.collect(model, logger.progress(loader, name), device, heads, after_batch)
     logits = distributed.gather_rows(collected["logits"], indices, len(dataset))
     focus_indices = distributed.gather_rows(collected["focus_indices"].long(), indices, len(dataset))
     return None if logits is None else ExitLogits(logits, focus_indices)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset_config import DatasetConfig
 from models.uni_adafocus import UniAdaFocus
-from ops import distributed
+from ops import checkpoint, distributed, faults
+from ops.data_check import check_only, check_splits
 from ops.dataset import VideoDataset
 from ops.dynamic_runner import run_for_real
 from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
@@ -22,30 +22,51 @@ from ops.inference_network import prepared_for_inference
 from ops.logger import RunLogger
 from ops.predictions import save_predictions
 from ops.runner import run_folder, say_how_it_starts
-from ops.setup import build_dataset, build_model, find_dataset, resume_model, share_of_batch
+from ops.setup import build_dataset, build_model, find_checkpoint, find_dataset, share_of_batch
+from ops.signals import Stopped, StopRequest
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate early exit as the options say. Returns the exit code; wrong input is a UserError."""
-    with distributed.process_group() as device, float32_convolutions():
+    if options.check_data:
+        return check_only(options, split_names(options))
+    with distributed.process_group(options.time_limit) as device, StopRequest() as stop_request, float32_convolutions():
         with distributed.fail_together():
             config = find_dataset(options)
-            splits = build_splits(options, config)
+            names = split_names(options)
+            splits = {name: build_dataset(options, config, name, training=name == "train") for name in names}
             share_of_batch(options)
+            resumed, notes = find_checkpoint(options, run_folder(options))
+            if resumed is None:
+                raise UserError(f"--resume auto: {notes[0].partition(':')[0]} to evaluate")
+        notes = check_splits(splits, options.skip_missing) + notes
         with distributed.fail_together():
+            if options.calibrate_on == "val_half" and len(splits["val"]) < 2:
+                raise UserError(f"--calibrate_on val_half needs 2 validation videos or more; {config.val_split} has 1")
             model = build_model(options, config.num_classes)
-            resume_model(model, options)
+            checkpoint.load_model(model, resumed["state_dict"], Path(options.resume))
             model.to(device).eval()
             checkpoint_hash = file_hash(options.resume) if distributed.is_main_process() else ""
             logger = RunLogger(run_folder(options), distributed.is_main_process())
-        say_how_it_starts(logger, options, config, model, [f"weights of {options.resume}"], device)
+        say_how_it_starts(logger, options, config, model, [*notes, f"weights of {options.resume}"], device)
         gflops = exit_gflops(model)
         for line in cost_table(gflops):
             logger.line(line)
         model = prepared_for_inference(model)
-        agreed = evaluate(model, splits, gflops, checkpoint_hash, options, device, logger)
-        logger.close()
+        try:
+            with faults.explained(options):
+                agreed = evaluate(model, splits, gflops, checkpoint_hash, options, device, logger, stop_request)
+        except Stopped as stopped:
+            logger.line(str(stopped))
+            return stopped.exit_code
+        finally:
+            logger.close()
     return EXIT_DONE if agreed else EXIT_WITH_FAILURES
+
+
+def split_names(options: argparse.Namespace) -> tuple[str, ...]:
+    """The splits that `--calibrate_on` asks for."""
+    return ("train", "val") if options.calibrate_on == "train" else ("val",)
 
 
 def evaluate(
@@ -56,8 +77,12 @@ def evaluate(
     options: argparse.Namespace,
     device: torch.device,
     logger: RunLogger,
+    stop_request: StopRequest,
 ) -> bool:
-    """Logits, curves, and with `--dynamic` the real thing; False on the main process where that does not agree."""
+    """Logits, curves, and with `--dynamic` the real thing; False where that does not agree.
+
+    The training split has training-time frames and crops. Raises Stopped, on all processes, when a signal comes.
+    """
     found = {
         name: kept_or_computed(
             model,
@@ -68,6 +93,7 @@ def evaluate(
             print_freq=options.print_freq,
             device=device,
             logger=logger,
+            stop_request=stop_request,
         )
         for name, split in splits.items()
     }
@@ -92,17 +118,7 @@ def evaluate(
     if not options.dynamic:
         return True
     thresholds = distributed.broadcast_object(thresholds)
-    return run_for_real(model, validation, rows, thresholds, simulated, gflops, options, logger)
-
-
-def build_splits(options: argparse.Namespace, config: DatasetConfig) -> dict[str, VideoDataset]:
-    """The splits that `--calibrate_on` asks for; the training split with training-time frames and crops."""
-    validation = build_dataset(options, config, "val", training=False)
-    if options.calibrate_on == "train":
-        return {"train": build_dataset(options, config, "train", training=True), "val": validation}
-    if len(validation) < 2:
-        raise UserError(f"--calibrate_on val_half needs 2 validation videos or more; {config.val_split} has 1")
-    return {"val": validation}
+    return run_for_real(model, validation, rows, thresholds, simulated, gflops, options, logger, stop_request)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """ops/exit_logits.py: logits are kept, and computed again when what they depend on changed."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +11,7 @@ from ops import exit_logits
 from ops.dataset import VideoDataset
 from ops.errors import UserError
 from ops.exit_logits import FILE_NAME, MODEL_SIZES, ExitLogits, file_hash, kept_or_computed
+from ops.signals import StopRequest
 
 MODEL = {name: number for number, name in enumerate(MODEL_SIZES)}
 
@@ -41,6 +41,7 @@ def get(computed, dataset_folder, tmp_path):
         return kept_or_computed(
             SimpleNamespace(**(MODEL | sizes)), dataset, checkpoint_hash, batch_size=2, workers=0, print_freq=1,
             device=torch.device("cpu"), logger=SimpleNamespace(folder=tmp_path, line=said.append),
+            stop_request=StopRequest(),
         )  # fmt: skip
 
     get.said = said
@@ -123,5 +124,5 @@ def test_logits_that_are_not_finite_are_an_error_with_the_video_and_not_kept(get
 def test_a_hash_is_that_of_sha256sum(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert file_hash(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(UserError, match="cannot read .*nowhere"):
-        file_hash(Path(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="cannot read"):
+        file_hash(tmp_path / "nowhere")

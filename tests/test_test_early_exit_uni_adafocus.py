@@ -15,6 +15,7 @@ import test_early_exit_uni_adafocus as script
 from models.uni_adafocus import UniAdaFocus
 from ops.dynamic import EarlyExitInference
 from ops.early_exit import exit_decisions
+from ops.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, reference_weights, run_script, the_error, write_frames
 
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613"]
@@ -40,6 +41,9 @@ def data(tmp_path_factory) -> Path:
         (folder / f"{split}_split.txt").write_text("".join(f"{split}{n},8,{n % 4}\n" for n in range(videos)))
         for number in range(videos):
             write_frames(folder / "frames" / f"{split}{number}", 8, seed=len(split) * 100 + number)
+    (folder / "frames" / "broken").mkdir()
+    for number in range(1, 9):
+        (folder / "frames" / "broken" / f"image_{number:05d}.jpg").write_text("not a picture")
     return folder
 
 
@@ -223,31 +227,52 @@ def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, check
     assert "Published" not in printed  # other settings than the published ones
 
 
-def test_two_processes_give_the_curves_of_one(options, finished, folder):
+def test_two_processes_give_the_curves_of_one_and_compute_what_is_not_kept(options, finished, folder):
+    expected = kept(finished)
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "exit_logits.npz", **{name: found for name, found in expected.items() if name.startswith("train")}
+    )
     options += ["--dynamic", "10", "--dynamic_batch_size", "3"]
     done = run_script("test_early_exit_uni_adafocus.py", *options, launcher=TORCHRUN)
     assert "2 process(es) on cpu" in done.stdout
+    assert done.stdout.count("has the train logits") == 1 and "Exit logits, train" not in done.stdout
     assert all(curve(folder, criterion) == curve(finished, criterion) for criterion in CRITERIA)
-    expected = kept(finished)
+    np.testing.assert_allclose(kept(folder)["val_logits"], expected["val_logits"], atol=1e-3)
     for name, found in kept(folder).items():
-        if name.endswith("_logits"):
-            np.testing.assert_allclose(found, expected[name], atol=1e-3)
-        else:
-            assert np.array_equal(found, expected[name]), name
+        assert name == "val_logits" or np.array_equal(found, expected[name]), name
     check_real_run(done.stdout, folder, "confidence", batch=3)
 
 
-def test_two_processes_use_kept_logits_and_say_a_broken_video_once(again, data, tmp_path):
-    broken = other_data(data, tmp_path / "data", val_split="val0,8,0\nnowhere,8,0\n")
-    done = run_script("test_early_exit_uni_adafocus.py", *again, "--data_dir", broken, launcher=TORCHRUN, check=False)
-    assert "has the train logits" in done.stdout and "Exit logits, train" not in done.stdout
-    assert done.stderr.count("error: video 'nowhere' has no folder of frames") == 1
+def test_a_video_without_a_readable_frame_ends_the_run_by_name(again, data, tmp_path, capsys):
+    broken = other_data(data, tmp_path / "data", val_split="val0,8,0\nbroken,8,0\n")
+    assert call(script.main, *again, "--data_dir", broken) == 2
+    captured = capsys.readouterr()
+    assert "has the train logits" in captured.out and "Exit logits, train" not in captured.out
+    assert "video 'broken' has no readable frame" in the_error(captured.err)
+
+
+def test_a_video_that_is_not_there_is_found_first_or_left_out(options, data, tmp_path, folder, capsys):
+    options += ["--data_dir", other_data(data, tmp_path / "data", val_split="val0,8,0\nnowhere,8,0\nval1,8,1\n")]
+    assert call(script.main, *options) == 2
+    assert not folder.exists()
+    assert call(script.main, *options, "--skip_missing") == 0
+    assert kept(folder)["val_video"].tolist() == ["val0", "val1"]
+    assert call(script.main, *options, "--check_data", "--calibrate_on", "val_half") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_run(options, monkeypatch, capsys):
+    monkeypatch.setattr(StopRequest, "agreed", lambda self: 15)
+    assert call(script.main, *options) == 143
+    assert "stopped by signal 15" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--resume", ""], "early exit needs --resume, the checkpoint to evaluate"),
+        (["--resume", "auto"], "--resume auto: no checkpoint in "),
         (["--resume", "nowhere.pth.tar"], "checkpoint nowhere.pth.tar does not exist"),
         (["--dynamic", "20"], "argument --dynamic: 20 is no operating point: choose one of 1 to 19, all or none"),
         (["--dynamic", "0"], "0 is no operating point"),

@@ -27,5 +27,5 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     nowhere = tmp_path / "nowhere" / "file"
-    with pytest.raises(UserError, match="cannot write .*: No such file or directory"), whole_file(nowhere):
+    with pytest.raises(UserError, match="No such file or directory"), whole_file(nowhere):
         pass

@@ -1,0 +1,190 @@
+"""How much of what early exit promises in GFLOPs it saves in time.
+
+    python benchmarks/early_exit.py
+    python benchmarks/early_exit.py --batch_size 32 --videos 32
+    python benchmarks/early_exit.py --device cuda --videos 64
+
+A model with random weights answers random clips. Thresholds are such that as many videos leave at each exit as
+operating point P of the curve wants: a share proportional to (P / 20)^k. These take turns on every batch:
+
+    the model as evaluation runs it, whole
+    inference without exits: the same prepared networks, all patches at once, one prediction
+    inference with exits, one patch after the other
+
+Of each batch the quickest of the rounds counts, which is the one that others on the machine disturbed least. Printed is
+the time saved over what the GFLOPs promise: 100 % is all of it. The answers are compared with the simulation's.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+if __name__ == "__main__":  # started by its path: look for modules in the repository, not in benchmarks/
+    import os
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the entry scripts have it; see `ops.errors.run_entry`
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.uni_adafocus import UniAdaFocus
+from ops.dynamic import Answer, EarlyExitInference
+from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
+from ops.exit_agreement import compare_with_simulation
+from ops.exit_curve import criterion_values
+from ops.exit_logits import ExitLogits
+from ops.flops import exit_gflops
+from ops.inference_network import prepared_for_inference
+
+CRITERION = "confidence"
+FRAMES_FOR_STATISTICS = 8
+
+
+def random_model(arguments: argparse.Namespace) -> UniAdaFocus:
+    """A model in evaluation mode whose batch norms have the statistics of random clips, so that videos differ."""
+    torch.manual_seed(0)
+    model = UniAdaFocus(
+        arguments.classes,
+        arguments.num_segments,
+        arguments.num_glance_segments,
+        arguments.num_focus_segments,
+        arguments.patch_size,
+        arguments.input_size,
+    )
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the running statistics become those of the one batch below
+    with torch.no_grad():
+        model.train()
+        glance = model.glance(random_clips(1, arguments))
+        model.decide(glance)
+        patches = torch.randn(FRAMES_FOR_STATISTICS, 3, arguments.patch_size, arguments.patch_size)
+        features = model.local_CNN(patches).mean(dim=(-2, -1))
+        model.classifier.global_mlp(glance.features[0])
+        model.classifier.local_mlp(features)
+    return model.eval()
+
+
+def random_clips(videos: int, arguments: argparse.Namespace) -> Tensor:
+    """Coarse random pictures, other ones in each video, that change a little over time: uint8 [N, T, 3, H, W]."""
+    shape = (videos, arguments.num_segments, 3, 7, 7)
+    coarse = torch.rand(videos, 1, 3, 7, 7) * 0.7 + torch.rand(shape) * 0.3
+    side = arguments.input_size
+    clips = torch.empty(videos, arguments.num_segments, side, side, 3, dtype=torch.uint8)
+    for clip, pictures in zip(clips, coarse, strict=True):
+        large = F.interpolate(pictures, size=(side, side), mode="bilinear")
+        clip.copy_((255 * large).to(torch.uint8).permute(0, 2, 3, 1))
+    return clips.permute(0, 1, 4, 2, 3)
+
+
+def videos_per_exit(videos: int, exits: int, p: int) -> list[int]:
+    """How many of the videos leave at each exit: the shares of operating point p, as nearly as whole numbers allow."""
+    shares = (p / 20) ** np.arange(1, exits + 1)
+    quantiles = (np.arange(videos) + 0.5) / videos
+    exit_numbers = np.searchsorted(np.cumsum(shares / shares.sum()), quantiles)
+    return np.bincount(np.minimum(exit_numbers, exits - 1), minlength=exits).tolist()
+
+
+def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Thresholds, all finite, with which counts[k] of the videos, whose values are [N, K], leave at exit k.
+
+    Halfway between two videos' values, so that rounding moves nobody.
+    """
+    still_there = np.arange(len(values))
+    thresholds = []
+    for k, count in enumerate(counts[:-1]):
+        order = still_there[np.argsort(-values[still_there, k])]
+        bounds = [values[order[0], k] + 1, *values[order, k], values[order[-1], k] - 1] if len(order) else [0, 0]
+        thresholds.append((bounds[count] + bounds[count + 1]) / 2)
+        still_there = order[count:]
+    return np.array([*thresholds, -np.inf], dtype=np.float32)
+
+
+def take_turns(
+    ways: Sequence[Callable[[Tensor], object]], batches: Sequence[Tensor], rounds: int
+) -> tuple[np.ndarray, list[list[object]]]:
+    """Seconds of each way, the sum of each batch's quickest round, and what each way gave for each batch."""
+    seconds = np.empty((rounds, len(batches), len(ways)))
+    results: list[list[object]] = [[None] * len(batches) for _ in ways]
+    for way in ways:
+        way(batches[0][:1])  # the first call of anything is slow
+    for turn, (number, batch) in itertools.product(range(rounds), enumerate(batches)):
+        for place in range(len(ways)):
+            way = (place + turn + number) % len(ways)
+            started = time.perf_counter()
+            results[way][number] = ways[way](batch)
+            seconds[turn, number, way] = time.perf_counter() - started
+    return seconds.min(axis=0).sum(axis=0), results
+
+
+def joined(answers: Sequence[Answer]) -> Answer:
+    """The answers of all batches as one."""
+    return Answer(*(torch.cat(parts) for parts in zip(*(vars(answer).values() for answer in answers), strict=True)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = {"num_segments": 48, "num_glance_segments": 16, "num_focus_segments": 16, "input_size": 224}
+    for name, default in (
+        sizes | {"patch_size": 128, "classes": 200, "videos": 8, "batch_size": 1, "rounds": 2}
+    ).items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--focus_chunk", type=int, default=1, help="patches between checks (default: %(default)s)")
+    parser.add_argument("--p", type=int, nargs="+", default=[10, 15, 19], help="operating points (default: 10 15 19)")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    if min(arguments.videos, arguments.batch_size, arguments.rounds) < 1 or not all(1 <= p <= 19 for p in arguments.p):
+        raise UserError("--videos, --batch_size and --rounds must be 1 or more, and --p from 1 to 19")
+
+    device = torch.device(arguments.device)
+    plain = random_model(arguments).to(device)
+    gflops = exit_gflops(plain)
+    model = prepared_for_inference(plain)
+    clips = random_clips(arguments.videos, arguments).to(device)
+    batches = clips.split(arguments.batch_size)
+    exits = len(gflops)
+
+    with torch.no_grad():
+        outputs = [model(batch) for batch in batches]
+        simulated = ExitLogits(
+            torch.cat([output.step_logits[:, arguments.num_glance_segments - 1 :].cpu() for output in outputs]),
+            torch.cat([output.focus_indices.cpu() for output in outputs]),
+        )
+        values = criterion_values(simulated.logits, CRITERION).numpy()
+        thresholds = [np.full(exits, np.inf)]
+        thresholds += [thresholds_for(values, videos_per_exit(arguments.videos, exits, p)) for p in arguments.p]
+        engines = [EarlyExitInference(model, row, CRITERION, arguments.focus_chunk) for row in thresholds]
+        seconds, results = take_turns([lambda batch: plain(batch).logits.cpu(), *engines], batches, arguments.rounds)
+
+    milliseconds = 1000 * seconds / arguments.videos
+    whole, without_exits = milliseconds[:2]
+    print(f"{device.type}, {torch.get_num_threads()} thread(s), {arguments.videos} videos by {arguments.batch_size}")
+    print(f"the whole model      {whole:8.1f} ms per video")
+    print(f"without exits        {without_exits:8.1f} ms per video, {gflops[-1]:.2f} GFLOPs")
+    agree = True
+    for p, taken, answers, row in zip(arguments.p, milliseconds[2:], results[2:], thresholds[1:], strict=True):
+        answer = joined(answers)
+        cost = float(np.array(gflops)[answer.exits].mean())
+        promised, saved = 1 - cost / gflops[-1], 1 - taken / without_exits
+        print(f"with exits, p = {p:<2}   {taken:8.1f} ms per video, {cost:.2f} GFLOPs")
+        print(
+            f"    promised {100 * promised:.1f} % of the GFLOPs, saved {100 * saved:.1f} % of the time without exits:"
+        )
+        print(
+            f"    {100 * saved / promised:.0f} % of the promise "
+            f"({100 * (1 - taken / whole) / promised:.0f} % beside the whole model)"
+        )
+        agreement = compare_with_simulation(answer, simulated.logits, simulated.focus_indices, row, CRITERION)
+        print("    " + agreement.describe(str))
+        agree = agree and not agreement.unexplained
+    return EXIT_DONE if agree else EXIT_WITH_FAILURES
+
+
+if __name__ == "__main__":
+    run_entry(main)

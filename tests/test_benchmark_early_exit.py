@@ -1,0 +1,40 @@
+"""benchmarks/early_exit.py runs, and its models leave where they are told to."""
+
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks.early_exit import main, thresholds_for, videos_per_exit
+from ops.exit_curve import exit_decisions
+from tests.conftest import SMALL, call
+
+
+def test_a_small_benchmark_agrees_with_the_simulation(capsys):
+    sizes = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+    assert call(main, *sizes, "--videos", 4, "--batch_size", 2, "--rounds", 1, "--p", 10, 19) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("4 of 4 videos: the exit and the prediction of the simulation") == 2
+    assert len(re.findall(r"-?\d+ % of the promise", printed)) == 2
+
+
+@pytest.mark.parametrize("counts", [[3, 2, 1], [0, 6, 0], [6, 0, 0], [0, 0, 6]])
+def test_thresholds_send_as_many_videos_to_each_exit_as_wanted(counts):
+    values = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    thresholds = thresholds_for(values, counts)
+    assert np.isfinite(thresholds[:-1]).all()
+    exits = exit_decisions(values[..., None], thresholds, "confidence")
+    assert np.bincount(exits, minlength=3).tolist() == counts
+
+
+def test_the_shares_are_those_of_the_operating_point():
+    assert videos_per_exit(14, 3, 10) == [8, 4, 2]
+    assert sum(videos_per_exit(5, 17, 19)) == 5
+
+
+def test_wrong_options_are_one_line(capsys):
+    assert call(main, "--p", "20") == 2
+    assert (
+        capsys.readouterr().err
+        == "error: --videos, --batch_size and --rounds must be 1 or more, and --p from 1 to 19\n"
+    )

@@ -1,0 +1,85 @@
+"""The README's way from videos to a checked dataset and into a training run, word for word, on three small videos."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import main
+from dataset_config import BUILT_IN
+from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script
+from tests.videos import make_video
+
+RATE, SECONDS = 10, 4  # of the small videos
+VIDEOS = ("cooking/pasta", "cooking/soup", "sawing")
+PLACEHOLDER = re.compile(r"PATH_TO_[A-Z]+|LABELS\.csv")
+
+
+def fences(section: str, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
+    return [text for kind, text in found if kind == language]
+
+
+def without_digits(line: str) -> str:
+    return re.sub(r"\d+", "0", line)
+
+
+@pytest.fixture(scope="module")
+def section() -> str:
+    text = (ROOT / "README.md").read_text()
+    return text[text.index("\n## Data preparation\n") : text.index("\n## Training\n")]
+
+
+@pytest.fixture(scope="module")
+def prepared(section, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """The folder in which all commands of the section have run, in their order, and what each printed."""
+    work = tmp_path_factory.mktemp("readme")
+    (table,) = fences(section, "csv")
+    (work / "LABELS.csv").write_text(table)
+    for row in table.splitlines()[1:]:
+        make_video(work / "PATH_TO_VIDEOS" / row.split(",")[0], frames=RATE * SECONDS, rate=RATE)
+    printed = {}
+    for command in "".join(fences(section, "bash")).splitlines():
+        arguments = shlex.split(PLACEHOLDER.sub(lambda name: str(work / name[0]), command))
+        assert arguments.pop(0) == "python"
+        printed[command] = run_script(*arguments).stdout
+    return work, printed
+
+
+def test_every_command_ends_with_the_line_that_the_section_shows(section, prepared):
+    work, printed = prepared
+    shown = {without_digits(line) for text in fences(section, "") for line in text.splitlines()}
+    for command, output in printed.items():
+        last = without_digits(output.splitlines()[-1]).replace(f"{without_digits(str(work))}/", "")
+        if command.endswith("--check_data"):
+            last = last.replace("folder, first and last listed frame", "every listed frame")
+        assert last in shown, command
+    assert len(printed) == 6
+
+
+def test_the_rates_of_the_table_give_as_many_frames_as_the_published_lists_count(section, prepared):
+    work, _ = prepared
+    for name, folder in (("actnet", "PATH_TO_ACTNET"), ("fcvid", "PATH_TO_FCVID"), ("minik", "PATH_TO_MINIK")):
+        row = next(line for line in section.splitlines() if line.startswith(f"| `{name}`"))
+        _, class_file, split_files, separator, rate, *_ = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        (frames,) = {len(list((work / folder / "frames" / video).iterdir())) for video in VIDEOS}
+        if rate == "the video's own":
+            assert frames == SECONDS * RATE
+        else:
+            assert rate == "1" and SECONDS <= frames <= SECONDS + 2  # ffmpeg adds up to two at the ends
+
+        # With files as they are published, the set is complete.
+        (work / folder / class_file).write_text("cooking\nsawing\n")
+        between = BUILT_IN[name].separator
+        assert between == {"comma": ",", "space": " "}[separator.split(";")[0]]
+        for split_file in split_files.split("`, `"):
+            (work / folder / split_file).write_text(between.join(["cooking/soup", str(frames), "0"]) + "\n")
+        assert call(main.main, "--dataset", name, "--data_dir", work / folder, "--check_data", "full") == 0
+
+
+def test_the_dataset_of_a_table_of_labels_can_be_trained_on(prepared):
+    work, _ = prepared
+    data = ["--dataset", "mine", "--data_dir", work / "PATH_TO_DATASET", "--root_log", work / "log"]
+    assert call(main.main, *data, *SMALL_OPTIONS, "--epochs", 1) == 0
+    assert (work / "log" / "UniAdaFocus_mine_mbv2_segment6_e1" / "ckpt.pth.tar").is_file()

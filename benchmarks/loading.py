@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -148,12 +148,15 @@ def write_lists(folder: Path, rows: Iterable[str]) -> DatasetConfig:
     return get_dataset("bench", folder)
 
 
-def videos_per_second(work: Callable[[int], object], videos: int) -> float:
-    """Do `work` on each video once."""
-    started = time.perf_counter()
+def take_turns(ways: Mapping[str, Callable[[int], object]], videos: int) -> dict[str, float]:
+    """Videos per second of each way, each video read by all of them before the next."""
+    seconds = dict.fromkeys(ways, 0.0)
     for index in range(videos):
-        work(index)
-    return videos / (time.perf_counter() - started)
+        for name, work in ways.items():
+            started = time.perf_counter()
+            work(index)
+            seconds[name] += time.perf_counter() - started
+    return {name: videos / took for name, took in seconds.items()}
 
 
 def loaded_per_second(dataset: Dataset, batches: int, collate: Callable | None) -> float:
@@ -177,8 +180,8 @@ def compare_clips(folder: Path, *, videos: int, rounds: int, batches: int, quali
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     with one_core():
         for _ in range(rounds):
-            for name, work in ways.items():
-                speeds[name].append(videos_per_second(work, videos))
+            for name, speed in take_turns(ways, videos).items():
+                speeds[name].append(speed)
     loaded: dict[str, list[float]] = {"published": [], "ours": []}
     stages = {stage: 1000 * seconds / (rounds * videos) for stage, seconds in published.seconds.items()}
     for _ in range(rounds):

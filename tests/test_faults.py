@@ -47,7 +47,7 @@ def test_unknown_failures_keep_their_traceback():
 
 
 HANGING = """
-import os, sys, time
+import os, signal, sys, time
 sys.path.insert(0, {root!r})
 from ops import engine
 original = engine.train_one_epoch
@@ -55,6 +55,7 @@ original = engine.train_one_epoch
 def hanging(*arguments, after_step, **keywords):
     def then(step):
         if os.environ["RANK"] == "1":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(600)
         after_step(step)
     return original(*arguments, after_step=then, **keywords)

@@ -49,7 +49,15 @@ def test_a_run_leaves_the_documented_files(options, tmp_path, capsys):
 
     folder = _run_folder(tmp_path, 2)
     names = {path.name.split(".vm.")[0].split(".tfevents")[0] for path in folder.iterdir()}
-    assert names == {"log.csv", "args.txt", "metrics.jsonl", "ckpt.pth.tar", "ckpt.best.pth.tar", "events.out"}
+    assert names == {
+        "log.csv",
+        "args.txt",
+        "metrics.jsonl",
+        "ckpt.pth.tar",
+        "ckpt.best.pth.tar",
+        "ckpt.1.pth.tar",
+        "events.out",
+    }
     printed = capsys.readouterr().out
     assert printed == (folder / "log.csv").read_text()
     assert re.search(r"Epoch: \[1\]\[1/2\], lr: 0\.00100\tTime .*\tData .*\tLoss ", printed)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pickle
 import platform
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -249,7 +250,8 @@ def _harmless_numpy() -> list:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if "Unsupported" in text or "GLOBAL" in text:
-        refused = next((line.strip() for line in text.splitlines() if "GLOBAL" in line), text.splitlines()[0])
-        return f"it wants to run code on loading, which is refused ({refused[:200]})"
+    if named := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it wants to run code on loading, which is refused ({named.group(1)})"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or torch.save did not write it"
     return (text.splitlines() or [type(error).__name__])[0][:200]

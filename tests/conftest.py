@@ -38,6 +38,12 @@ def reference_clips(names: Sequence[str], frames: int) -> torch.Tensor:
     return torch.stack([torch.from_numpy(recipe.clip(str(name), frames)).view(frames, 3, 224, 224) for name in names])
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of these tests need not survive a power cut; what a killed process leaves is tested without this."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture
 def small_model() -> UniAdaFocus:
     """A network of 4 classes in the smallest settings, with fixed random weights."""

@@ -33,7 +33,7 @@ def checkpoint_dict(
     *,
     epoch: int,
     step: int,
-    losses: LossTotals,
+    losses: LossTotals | None,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: float,

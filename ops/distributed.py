@@ -87,12 +87,6 @@ def missing_ranks(patience: float = 15.0) -> list[int]:
     return waited_for
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
     """Run the block on every process; a UserError of any of them is raised in all, and said by the first."""

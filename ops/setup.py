@@ -167,14 +167,6 @@ def find_checkpoint(options: argparse.Namespace, folder: Path) -> tuple[dict[str
     return content, [f"warning: {problem}" for problem in problems]
 
 
-def resume_model(model: UniAdaFocus, options: argparse.Namespace) -> Mapping[str, Any] | None:
-    """Load the weights of the file `--resume`; returns the rest of the checkpoint, or None without the option."""
-    loaded = checkpoint.load(Path(options.resume)) if options.resume else None
-    if loaded is not None:
-        checkpoint.load_model(model, loaded["state_dict"], Path(options.resume))
-    return loaded
-
-
 def resume_training(training: Training, resumed: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Go on where the checkpoint stopped: optimizer, scaler, place in the epoch, best metric, random state."""
     path = Path(options.resume)

@@ -41,11 +41,6 @@ class StopRequest:
             return self.signal_number
         return int(distributed.largest_over_processes(torch.tensor(self.signal_number)))
 
-    def raise_if_received(self) -> None:
-        """Raise Stopped if this process has received a signal, for work that may be dropped anywhere."""
-        if self.signal_number:
-            raise Stopped(self.signal_number)
-
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:
             os._exit(128 + number)

@@ -159,8 +159,8 @@ def make_frames(video: Path, folder: Path, settings: FrameSettings, report: Call
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.parent / f"{_unfinished_mark(folder)}{secrets.token_hex(4)}"
-    unfinished.mkdir()
     try:
+        unfinished.mkdir()  # in here, as a signal may be handled as soon as the folder is there
         if settings.backend == "ffmpeg":
             frames = _run_ffmpeg(video, unfinished, settings)
             report(frames)

@@ -94,7 +94,7 @@ def _send(connection: Connection, job: Any) -> None:
 
 def _serve(connection: Connection, work: Callable, initialise: Callable) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _leave_once)
     initialise()
     pending, last = 0, time.monotonic()
 
@@ -120,6 +120,11 @@ def _serve(connection: Connection, work: Callable, initialise: Callable) -> None
         tell(False, pending)
         tell(True, result)
         pending = 0
+
+
+def _leave_once(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the tidying up
+    sys.exit(143)
 
 
 def _describe_exit(code: int | None) -> str:

@@ -5,7 +5,7 @@ Everything is decided before the first video is opened, from the whole folder, s
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -74,23 +74,33 @@ def find_videos(source: Path, target: Path, accepted_formats: Sequence[str] = AC
     if not source.is_dir():
         raise UserError(f"{source}: no such folder of videos")
     endings = {ending.lower() if ending.startswith(".") else f".{ending.lower()}" for ending in accepted_formats}
+    return sorted(
+        (folder / name).as_posix()
+        for folder, files in visible_folders(source, target)
+        for name in files
+        if Path(name).suffix.lower() in endings
+    )
+
+
+def visible_folders(source: Path, left_out: Path | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """`source` (as `.`) and all its sub-folders, relative to it, each with its files; hidden ones are passed over.
+
+    Links are followed, but no folder comes twice; `left_out` does not come, nor what is in it. Raises UserError for a
+    folder that cannot be read.
+    """
 
     def stop(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
 
-    found, seen, target = [], set(), target.resolve()
+    seen = {left_out.resolve()} if left_out else set()
     for folder, inner, files in os.walk(source, onerror=stop, followlinks=True):
         here = Path(folder).resolve()
-        if here == target or here in seen:  # a link may lead back up
+        if here in seen:  # a link may lead back up
             inner.clear()
             continue
         seen.add(here)
         inner[:] = [name for name in inner if not name.startswith(".")]
-        relative = Path(folder).relative_to(source)
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in endings:
-                found.append((relative / name).as_posix())
-    return sorted(found)
+        yield Path(folder).relative_to(source), [name for name in files if not name.startswith(".")]
 
 
 def _find_collisions(names: Sequence[str]) -> dict[str, str]:

@@ -10,12 +10,14 @@ README.md has the published commands word for word.
 from collections.abc import Sequence
 
 from ops.errors import run_entry
-from opts import build_parser, parse_options
+from opts import add_ablation_options, build_parser, parse_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the options (by default the command line) and run; returns the exit code."""
-    options = parse_options(build_parser("Uni-AdaFocus: train or evaluate in float32.", eval_freq=5), arguments)
+    parser = build_parser("Uni-AdaFocus: train or evaluate in float32.", eval_freq=5)
+    add_ablation_options(parser)
+    options = parse_options(parser, arguments)
     from ops.runner import run  # torch takes seconds to import; --help and wrong options should not
 
     return run(options, mixed_precision=False)

@@ -2,18 +2,22 @@
 
     torchrun --nproc_per_node=4 main_semiAMP.py --dataset fcvid --data_dir PATH_TO_DATASET --root_log LOG_DIR
 
-The same loop as main.py: float16 with gradient scaling on GPUs, bfloat16 on CPUs; evaluation stays in float32.
+The same loop as main.py: float16 with gradient scaling on GPUs, bfloat16 on CPUs, which `--amp_dtype` changes;
+`--amp_scope all` is half precision in all layers. Neither touches evaluation.
 """
 
 from collections.abc import Sequence
 
 from ops.errors import run_entry
-from opts import build_parser, parse_options
+from opts import add_ablation_options, add_half_precision_options, build_parser, parse_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the options (by default the command line) and run; returns the exit code."""
-    options = parse_options(build_parser("Uni-AdaFocus: train in mixed precision.", eval_freq=1), arguments)
+    parser = build_parser("Uni-AdaFocus: train in mixed precision.", eval_freq=1)
+    add_ablation_options(parser)
+    add_half_precision_options(parser)
+    options = parse_options(parser, arguments)
     from ops.runner import run  # torch takes seconds to import; --help and wrong options should not
 
     return run(options, mixed_precision=True)

@@ -6,7 +6,7 @@ published recipe for ActivityNet, and small settings for `--dataset toy`, so tha
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ops.errors import EXIT_WRONG_INPUT, speaks_for_all
 
@@ -41,7 +41,7 @@ IGNORED_WITH_VALUE = (
 IGNORED_FLAGS = ("--random_patch", "--multiprocessing_distributed", "--with_glancer", "--consensus_type")
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Wrong options are one line and exit code 2, from one process only."""
 
     def error(self, message: str) -> None:
@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParser:
     """The parser that the training, evaluation and early-exit scripts share; eval_freq is that script's default."""
-    parser = _Parser(
+    parser = OneLineParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
 
@@ -73,7 +73,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     data.add_argument(
         "--skip_missing", action="store_true", help="leave videos without frames out, instead of stopping at the start"
     )
-    data.add_argument("-j", "--workers", type=_whole(0), default=8, help="processes per GPU that read frames; 0: none")
+    data.add_argument("-j", "--workers", type=whole(0), default=8, help="processes per GPU that read frames; 0: none")
 
     model = parser.add_argument_group("model")
     model.add_argument("--glance_arch", choices=("mbv2", "res50"), default="mbv2", help="glance network")
@@ -81,25 +81,28 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     model.add_argument(
         "--pretrained", choices=("imagenet", "none"), default="imagenet", help="where training starts from"
     )
-    model.add_argument("--num_segments", type=_whole(1), default=48, help="frames per video, T")
-    model.add_argument("--num_glance_segments", type=_whole(1), default=16, help="of them glanced at, G; divides T")
-    model.add_argument("--num_focus_segments", type=_whole(1), default=16, help="of them looked at closely, F")
-    model.add_argument("--input_size", type=_whole(32), default=224, help="side of a frame, a multiple of 32")
-    model.add_argument("--patch_size", type=_whole(1), default=128, help="side of a patch, 96..224 for frames of 224")
-    model.add_argument("--stn_hidden_dim", type=_whole(1), default=128, help="width of the spatial policy")
-    model.add_argument("--temporal_hidden_dim", type=_whole(1), default=64, help="width of the temporal policy")
-    model.add_argument(
-        "--temperature", type=_positive, default=1.0, help="focus frames are sampled more evenly above 1"
-    )
+    model.add_argument("--num_segments", type=whole(1), default=48, help="frames per video, T")
+    model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
+    model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
+    model.add_argument("--input_size", type=whole(32), default=224, help="side of a frame, a multiple of 32")
+    model.add_argument("--patch_size", type=whole(1), default=128, help="side of a patch, 96..224 for frames of 224")
+    model.add_argument("--stn_hidden_dim", type=whole(1), default=128, help="width of the spatial policy")
+    model.add_argument("--temporal_hidden_dim", type=whole(1), default=64, help="width of the temporal policy")
+    model.add_argument("--temperature", type=positive, default=1.0, help="focus frames are sampled more evenly above 1")
     model.add_argument("--dropout", "--do", type=_share, default=0.2, help="before the heads of single frames, patches")
     model.add_argument("--fc_dropout", type=_share, default=0.2, help="before the heads of the steps")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=_whole(1), default=50, help="passes over the training split")
+    training.add_argument("--epochs", type=whole(1), default=50, help="passes over the training split")
+    training.add_argument("-b", "--batch_size", "--batch-size", type=whole(1), default=32, help="videos, all processes")
     training.add_argument(
-        "-b", "--batch_size", "--batch-size", type=_whole(1), default=32, help="videos, all processes"
+        "--grad_accum",
+        type=whole(1),
+        default=1,
+        help="work through each process's share of a batch in so many equal pieces, one after the other, with the "
+        "gradients of the whole: less memory; batch norms see one piece at a time",
     )
-    training.add_argument("--lr", "--learning-rate", type=_positive, default=0.002, help="learning rate")
+    training.add_argument("--lr", "--learning-rate", type=positive, default=0.002, help="learning rate")
     training.add_argument("--lr_type", choices=("cos", "step"), default="cos", help="schedule, per epoch")
     training.add_argument("--lr_steps", type=float, nargs="+", default=[20, 40], help="epochs of lr x 0.1, with step")
     training.add_argument("--momentum", type=_share, default=0.9, help="of SGD")
@@ -115,9 +118,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         )
     training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
     training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
-    training.add_argument("--seed", type=_whole(0), default=0, help="of everything drawn at random, workers included")
+    training.add_argument("--seed", type=whole(0), default=0, help="of everything drawn at random, workers included")
     training.add_argument(
-        "--start_epoch", "--start-epoch", type=_whole(0), help="first epoch, where not the checkpoint's"
+        "--start_epoch", "--start-epoch", type=whole(0), help="first epoch, where not the checkpoint's"
     )
 
     run = parser.add_argument_group("run")
@@ -129,20 +132,31 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     run.add_argument("--init_from", default="", help="checkpoint to fine-tune: its weights where they fit, no more")
     run.add_argument("-e", "--evaluate", action="store_true", help="evaluate --resume and leave")
+    run.add_argument(
+        "--summary", action="store_true", help="print parameters and GFLOPs per part, and leave; needs no data"
+    )
     run.add_argument("--save_predictions", help="write video, logits, labels of the last evaluation to this .npz file")
-    run.add_argument("-p", "--print-freq", "--print_freq", type=_whole(1), default=20, help="steps between lines")
+    run.add_argument("-p", "--print-freq", "--print_freq", type=whole(1), default=20, help="steps between lines")
     run.add_argument(
         "-ef",
         "--eval-freq",
         "--eval_freq",
-        type=_whole(1),
+        type=whole(1),
         default=eval_freq,
         help="epochs between evaluations; the last 9 always",
     )
-    run.add_argument("--save_freq", type=_whole(1), help="save every so many steps too, not only after each epoch")
-    run.add_argument("--keep", type=_whole(0), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
-    run.add_argument("--time_limit", type=_positive, default=30, help="minutes to wait for another process")
+    run.add_argument("--save_freq", type=whole(1), help="save every so many steps too, not only after each epoch")
+    run.add_argument("--keep", type=whole(0), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
+    run.add_argument("--time_limit", type=positive, default=30, help="minutes to wait for another process")
     run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
+
+    speed = parser.add_argument_group("speed")
+    add_precision_option(speed)
+    speed.add_argument(
+        "--compile",
+        action="store_true",
+        help="run the backbones by torch.compile: for long runs on a GPU, as it takes minutes at the start",
+    )
 
     ignored = parser.add_argument_group("accepted, but without effect", "options of published scripts")
     for option in IGNORED_WITH_VALUE:
@@ -150,6 +164,53 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     for option in IGNORED_FLAGS:
         ignored.add_argument(option, nargs="*", default=argparse.SUPPRESS, help="no effect")
     return parser
+
+
+def add_precision_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--eval_precision`; see `ops.inference_network.prepare_for_inference`."""
+    group.add_argument(
+        "--eval_precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="what the backbones compute with in evaluation; below float32 it says what that changes and saves",
+    )
+
+
+def add_ablation_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that the training scripts have beside those of `build_parser`: other policies in evaluation."""
+    group = parser.add_argument_group("ablations", "with --evaluate: what the policies are worth, at the same cost")
+    group.add_argument(
+        "--patch_policy",
+        choices=("learned", "random", "center"),
+        default="learned",
+        help="where to look: as learned, or patches of the base size at random places (from --seed) or in the centre",
+    )
+    group.add_argument(
+        "--frame_policy",
+        choices=("learned", "uniform", "random"),
+        default="learned",
+        help="which frames to look at: as learned, evenly spread, or at random (from --seed)",
+    )
+    group.add_argument(
+        "--set_ablation", action="store_true", help="compare all of them in one call, random ones with several draws"
+    )
+
+
+def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only main_semiAMP.py has: what is in half precision in training."""
+    group = parser.add_argument_group("half precision", "in training; weights stay in float32")
+    group.add_argument(
+        "--amp_dtype",
+        choices=("auto", "float16", "bfloat16"),
+        default="auto",
+        help="float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs",
+    )
+    group.add_argument(
+        "--amp_scope",
+        choices=("backbones", "all"),
+        default="backbones",
+        help="the two backbones, as published, or all layers; losses and decisions are always in float32",
+    )
 
 
 def add_early_exit_options(parser: argparse.ArgumentParser) -> None:
@@ -175,8 +236,8 @@ def add_early_exit_options(parser: argparse.ArgumentParser) -> None:
         default="confidence",
         help="what --dynamic decides by; the curves are always of both",
     )
-    group.add_argument("--focus_chunk", type=_whole(1), default=1, help="patches between checks, with --dynamic")
-    group.add_argument("--dynamic_batch_size", type=_whole(1), default=1, help="videos at a time, with --dynamic")
+    group.add_argument("--focus_chunk", type=whole(1), default=1, help="patches between checks, with --dynamic")
+    group.add_argument("--dynamic_batch_size", type=whole(1), default=1, help="videos at a time, with --dynamic")
 
 
 def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -193,7 +254,7 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
     for name in names:
         vars(options).pop(name, None)
     vars(options).pop("local_rank")  # the launcher's environment says the same
-    if options.data_dir is None:
+    if options.data_dir is None and (options.dataset == "toy" or not options.summary):
         if options.dataset != "toy":
             parser.error(f"--dataset {options.dataset} needs --data_dir, the folder of its split files and frames/")
         options.data_dir = "data/toy"
@@ -218,11 +279,27 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
             f"--patch_size {options.patch_size} must be from {smallest:.0f} to {options.input_size} "
             f"for frames of {options.input_size}"
         )
+    if options.evaluate and hasattr(options, "amp_dtype"):
+        for name, default in (("amp_dtype", "auto"), ("amp_scope", "backbones")):
+            if getattr(options, name) != default:
+                parser.error(f"--{name} is of training and --evaluate does not train: leave it out")
+    if hasattr(options, "set_ablation"):
+        _check_ablations(parser, options)
     return options
 
 
+def _check_ablations(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    others = [name for name in ("patch_policy", "frame_policy") if getattr(options, name) != "learned"]
+    if options.set_ablation and (others or options.save_predictions):
+        given = others[0] if others else "save_predictions"
+        parser.error(f"--set_ablation compares all policies and --{given} is of one evaluation: give one of them")
+    if (options.set_ablation or others) and not options.evaluate:
+        given = "set_ablation" if options.set_ablation else others[0]
+        parser.error(f"--{given} needs --evaluate; training is always with the learned policies")
+
+
 def _dataset_parser() -> argparse.ArgumentParser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dataset")
     return parser
 
@@ -231,7 +308,9 @@ def _destination(option: str) -> str:
     return option.lstrip("-").replace("-", "_")
 
 
-def _whole(low: int):
+def whole(low: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, `low` or more."""
+
     def whole_number(text: str) -> int:
         number = int(text)
         if number < low:
@@ -250,7 +329,8 @@ def _operating_points(text: str) -> tuple[int, ...]:
     return (int(text),)
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """The type of an option that is a number above 0."""
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser("Uni-AdaFocus: evaluate sample-wise early exit.")
     add_early_exit_options(parser)
     options = parse_options(parser, arguments)
-    if not options.resume:
+    if not options.resume and not options.summary:
         parser.error("early exit needs --resume, the checkpoint to evaluate")
     from ops.exit_runner import run  # torch takes seconds to import; --help and wrong options should not
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, MobileNetV2, ResNet, ResNet50_Weights
-from torchvision.models.resnet import Bottleneck
+
+from models.lean_blocks import LeanBottleneck, LeanInvertedResidual
 
 GLANCE_CHECKPOINT = Path("ckpt") / "mobilenetv2_1.0-f2a8633.pth.tar"
 GLANCE_ARCHITECTURES = ("mbv2", "res50")
@@ -34,7 +35,7 @@ class MobileNetV2Backbone(MobileNetV2):
     feature_dim = 1280
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(block=LeanInvertedResidual)
         for block in self.features[1:-1]:
             block.conv = nn.Sequential(*(layer for part in block.conv for layer in _flatten(part)))
         self.classifier = nn.Linear(self.feature_dim, IMAGENET_CLASSES).requires_grad_(False)
@@ -54,7 +55,7 @@ class ResNet50Backbone(ResNet):
     feature_dim = 2048
 
     def __init__(self) -> None:
-        super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=IMAGENET_CLASSES)
+        super().__init__(LeanBottleneck, [3, 4, 6, 3], num_classes=IMAGENET_CLASSES)
         self.fc.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:

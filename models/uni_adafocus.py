@@ -9,7 +9,6 @@ Letters in shapes: B videos, T all frames, G glance frames, F focus patches, C c
 P patch side, h = w = input_size / 32.
 """
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -105,7 +104,8 @@ class UniAdaFocus(nn.Module):
         self.num_segments = num_segments
         self.num_glance_segments, self.num_focus_segments = num_glance_segments, num_focus_segments
         self.temperature, self.glance_arch = temperature, glance_arch
-        self.backbone_dtype: torch.dtype | None = None  # half precision of the two backbones in training
+        self.half_dtype: torch.dtype | None = None  # of the parts that train in half precision; see `train_in_half`
+        self.half_parts: set[nn.Module] = set()
 
         # Attribute names are those of published checkpoints.
         self.global_CNN = build_glance_network(glance_arch)
@@ -156,20 +156,17 @@ class UniAdaFocus(nn.Module):
 
     def glance_at(self, glance_frames: Tensor, batch: int) -> Glance:
         """Step 1 for glance frames [B * G, 3, H, W] that were already picked out."""
-        with self._backbone_precision(glance_frames.device):
-            maps = self.global_CNN(glance_frames)
-        maps = maps.float() if self.backbone_dtype is not None else maps
-        maps = maps.unflatten(0, (batch, -1))  # [B, G, D, h, w]
+        maps = self._run(self.global_CNN, glance_frames).unflatten(0, (batch, -1))  # [B, G, D, h, w]
         features = maps.mean(dim=(-2, -1))
-        return Glance(maps, features, self.global_CNN_fc(features))
+        return Glance(maps, features, self._run(self.global_CNN_fc, features))
 
     def decide(self, glance: Glance) -> Decision:
         """Step 2: which frames to focus on, and where in each."""
-        scores = self.temporal_policy(glance.features)
+        scores = self._run(self.temporal_policy, glance.features)
         offsets = torch.rand(len(scores), self.num_focus_segments, device=scores.device) if self.training else 0.5
         sampling_weights = softmax_weights(scores.detach() / self.temperature)
         indices = sample_focus_frames(sampling_weights, self.num_segments, self.num_focus_segments, offsets)
-        glance_actions = self.spatial_policy(glance.maps.detach())
+        glance_actions = self._run(self.spatial_policy, glance.maps.detach())
         all_actions = actions_for_all_frames(glance_actions, self.num_segments)  # [B, T, 4]
         focus_actions = all_actions.gather(1, indices.unsqueeze(-1).expand(-1, -1, 4))
         return Decision(softmax_weights(scores), glance_actions, indices, focus_actions)
@@ -193,17 +190,15 @@ class UniAdaFocus(nn.Module):
             flat = actions.reshape(len(focus_frames), -1, 4).unbind(1)
             patches = [cut_patches(focus_frames, each, self.patch_size, self.input_size) for each in flat]
             patches = torch.stack(patches, dim=1).flatten(0, 1)  # [B * f * n, 3, P, P]
-        with self._backbone_precision(focus_frames.device):
-            maps = self.local_CNN(patches)
-        maps = maps.float() if self.backbone_dtype is not None else maps
+        maps = self._run(self.local_CNN, patches)
         return maps.mean(dim=(-2, -1)).view(*actions.shape[:-1], -1)
 
     def aggregate(self, glance: Glance, decision: Decision, focus_features: Tensor) -> Output:
         """Step 4: a prediction after every step, and the predictions that only train the parts."""
         return Output(
-            step_logits=self.classifier(glance.features, focus_features),
+            step_logits=self._run(self.classifier, glance.features, focus_features),
             glance_logits=glance.logits,
-            focus_logits=self.local_CNN_fc(focus_features),
+            focus_logits=self._run(self.local_CNN_fc, focus_features),
             temporal_logits=self.temporal_signal(glance, decision),
             spatial_logits=self.spatial_signal(glance, decision),
             frame_weights=decision.frame_weights,
@@ -224,7 +219,7 @@ class UniAdaFocus(nn.Module):
         cells = max(1, self.patch_size // STRIDE)
         cut = cut_patches(maps, decision.glance_actions.flatten(0, 1), cells, self.input_size)
         features = cut.mean(dim=(-2, -1)).unflatten(0, glance.maps.shape[:2]).mean(1)  # [B, D]
-        return self.aux_fc(features)
+        return self._run(self.aux_fc, features)
 
     def glance_indices(self, batch: int, device: torch.device) -> Tensor:
         """The glance frames, int64 [B, G]: a random one of each segment in training, a fixed one in evaluation."""
@@ -263,10 +258,29 @@ class UniAdaFocus(nn.Module):
         )
         return [{"params": list(part.parameters()), "name": name, "lr_ratio": ratio} for name, part, ratio in parts]
 
-    def _backbone_precision(self, device: torch.device) -> contextlib.AbstractContextManager:
-        if self.backbone_dtype is None or not self.training:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=self.backbone_dtype)
+    def backbones_to_channels_last(self) -> None:
+        """Keep the backbones' weights, in place, in the memory layout that makes their training sooner.
+
+        The numbers stay the same but for rounding. The spatial policy's five-dimensional maps have no such layout.
+        """
+        for backbone in (self.global_CNN, self.local_CNN):
+            backbone.to(memory_format=torch.channels_last)
+
+    def train_in_half(self, dtype: torch.dtype, scope: str) -> None:
+        """Run parts of the network in half precision in training: the two "backbones" (published), or "all" layers.
+
+        Whatever the scope, weights, what frames and patches are chosen by, and results of the parts stay float32.
+        Evaluation stays float32 too.
+        """
+        self.half_dtype = dtype
+        self.half_parts = {self.global_CNN, self.local_CNN} if scope == "backbones" else set(self.children())
+
+    def _run(self, part: nn.Module, *inputs: Tensor) -> Tensor:
+        """part(*inputs), in half precision where `train_in_half` says so; the result is float32 again."""
+        if self.half_dtype is None or not self.training or part not in self.half_parts:
+            return part(*inputs)
+        with torch.autocast(inputs[0].device.type, dtype=self.half_dtype):
+            return part(*inputs).float()
 
 
 def _check_sizes(num_classes: int, total: int, glance: int, focus: int, patch_size: int, input_size: int) -> None:

@@ -2,8 +2,8 @@
 
 A file is a dict with `epoch` (how many are done), `state_dict` (each key with a leading "module."), `optimizer`,
 `best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`. Ours adds what an exact resume needs
-(`step`: steps done in the epoch after those; `losses` of these steps; `random_states`) and what helps to understand the
-file (`options`, `versions`).
+(`step`: steps done in the epoch after those; `losses` of these steps; `videos`: their number in the training split;
+`random_states`) and what helps to understand the file (`options`, `versions`).
 """
 
 import contextlib
@@ -36,27 +36,38 @@ def checkpoint_dict(
     losses: LossTotals | None,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: float,
+    best: float | None,
     scaler: torch.amp.GradScaler,
     options: Mapping[str, Any],
+    videos: int,
     random_states: Sequence[Tensor],
 ) -> dict[str, Any]:
     """What a checkpoint file holds. epoch: how many are done; step: steps done in the next one, with their `losses`;
-    random_states: PyTorch's, of every process."""
+    best: main metric, percent; videos: in the training split; random_states: PyTorch's, of every process."""
     checkpoint = {
         "epoch": epoch,
         "step": step,
         "losses": losses,
-        "state_dict": {PREFIX + key: value for key, value in model.state_dict().items()},
-        "optimizer": optimizer.state_dict(),
-        "best_acc1": best,
+        "state_dict": {PREFIX + key: value.contiguous() for key, value in model.state_dict().items()},
+        "optimizer": _contiguous(optimizer.state_dict()),
+        "best_acc1": best or 0.0,
         "options": dict(options),
+        "videos": videos,
         "random_states": list(random_states),
         "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
     }
     if scaler.is_enabled():
         checkpoint["scaler"] = scaler.state_dict()
     return checkpoint
+
+
+def _contiguous(optimizer_state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with momentum in the default memory layout, as published, whichever the parameters have."""
+    momenta = {
+        number: {name: value.contiguous() if isinstance(value, Tensor) else value for name, value in entry.items()}
+        for number, entry in optimizer_state["state"].items()
+    }
+    return {**optimizer_state, "state": momenta}
 
 
 def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
@@ -156,12 +167,12 @@ def load(path: Path) -> dict[str, Any]:
     return {**checkpoint, "state_dict": {key.removeprefix(PREFIX): value for key, value in state.items()}}
 
 
-def best_metric(folder: Path) -> float:
-    """The metric of the best checkpoint in a run's folder, percent; 0 where there is none that can be read."""
+def best_metric(folder: Path) -> float | None:
+    """The metric of the best checkpoint in a run's folder, percent; None where there is none that can be read."""
     try:
-        return float(load(folder / BEST).get("best_acc1", 0.0)) if (folder / BEST).exists() else 0.0
+        return float(load(folder / BEST).get("best_acc1", 0.0)) if (folder / BEST).exists() else None
     except UserError:
-        return 0.0
+        return None
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -224,7 +235,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
                 f"the optimizer in {path} keeps {list(momentum.shape)} for parameter {number}, "
                 f"which is {list(parameter.shape)} in the model"
             )
-        optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
+        # In the parameter's own memory layout: fused SGD goes through both as if they were flat.
+        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
 
 
 def _refuse_bomb(path: Path) -> None:

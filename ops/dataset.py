@@ -143,7 +143,10 @@ class VideoDataset(Dataset):
         return generator, numbers, view_of, choice.flip
 
     def _read(self, index: int, numbers: np.ndarray, view_of: transforms.ViewOf, flip: bool) -> Tensor:
-        reader = _FrameReader(self, index)
+        video, listed_at = self.video_name(index), f"{self.annotations.path}:{self.annotations.line_numbers[index]}"
+        folder, num_frames = os.path.join(self.config.frames_root, video), int(self.annotations.frames[index])
+        advice = f"extract it again with ops/video_jpg.py, or take it out of {listed_at}"
+        reader = FrameReader(video, folder, self.config.template, num_frames, advice, self.backend)
         frames = map(reader.read, numbers.tolist())
         if self.backend == "pillow":
             clip = transforms.pillow_clip(frames, input_size=self.input_size, view_of=view_of, flip=flip)
@@ -156,16 +159,18 @@ class VideoDataset(Dataset):
         return clip
 
 
-class _FrameReader:
-    """Decodes frames of one video; for a bad one, the nearest good one (the earlier of two equally near)."""
+class FrameReader:
+    """Decodes frames of one video; for a bad one, the nearest good one (the earlier of two equally near).
 
-    def __init__(self, data: VideoDataset, index: int) -> None:
-        self.video = data.annotations.name(index)
-        self.num_frames = int(data.annotations.frames[index])
-        self.listed_at = f"{data.annotations.path}:{data.annotations.line_numbers[index]}"
-        self.folder = os.path.join(data.config.frames_root, self.video)
-        self.template = data.config.template
-        self.decode = read_image if data.backend == "pillow" else read_array
+    folder: of the frames, named by `template`, numbered 1..num_frames. advice: what to do where there is none.
+    """
+
+    def __init__(
+        self, video: str, folder: str, template: str, num_frames: int, advice: str, backend: str = "fast"
+    ) -> None:
+        self.video, self.folder, self.template, self.num_frames = video, folder, template, num_frames
+        self.advice = advice
+        self.decode = read_image if backend == "pillow" else read_array
         self.replaced = 0
         self._bad: set[int] = set()
         self._candidates: list[int] | None = None  # numbers on disk, ascending; listed when a frame is bad
@@ -189,10 +194,7 @@ class _FrameReader:
             else:
                 return candidate, frame
         first, last = self.template.format(1), self.template.format(self.num_frames)
-        raise UserError(
-            f"video {self.video!r} has no readable frame {first} .. {last} in {self.folder}; "
-            f"extract it again with ops/video_jpg.py, or take it out of {self.listed_at}"
-        )
+        raise UserError(f"video {self.video!r} has no readable frame {first} .. {last} in {self.folder}; {self.advice}")
 
     def _outwards_from(self, number: int) -> Iterator[int]:
         if number not in self._bad:
@@ -211,8 +213,7 @@ class _FrameReader:
             listing = set(os.listdir(self.folder))
         except OSError as error:
             raise UserError(
-                f"video {self.video!r} has no folder of frames {self.folder} ({error.strerror}); "
-                f"extract it with ops/video_jpg.py, or take it out of {self.listed_at}"
+                f"video {self.video!r} has no folder of frames {self.folder} ({error.strerror}); {self.advice}"
             ) from None
         return [number for number in range(1, self.num_frames + 1) if self.template.format(number) in listing]
 

@@ -1,6 +1,6 @@
 """Early exit for real: a video gets no more computation than it takes to be sure of it.
 
-    stopping = EarlyExitInference(prepared_for_inference(model), thresholds, "confidence")
+    stopping = EarlyExitInference(prepare_for_inference(model), thresholds, "confidence")
     answer = stopping(clips)        # uint8 [B, T, 3, H, W], or a FrameSource that decodes frames when they are wanted
 
 Sample-wise dynamic computation of the paper (arXiv 2412.11228). All videos of a batch are glanced at; those that are
@@ -39,7 +39,7 @@ class Answer:
 class EarlyExitInference:
     """A model with thresholds, which computes only what is needed.
 
-    model: in evaluation mode, on any device; quickest once `prepared_for_inference`. thresholds: [F + 1], +inf where no
+    model: in evaluation mode, on any device; quickest once `prepare_for_inference`. thresholds: [F + 1], +inf where no
     video may leave; the last exit takes all that are left. criterion: "confidence" or "entropy".
     focus_chunk: patches that pass between two checks, 1 as published. With more of them exits and predictions stay the
     same, and patches are computed in vain. Where no video may leave after a patch, the next is taken along.

@@ -18,7 +18,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import distributed
 from ops.dataset import VideoDataset
 from ops.dynamic import Answer, EarlyExitInference
-from ops.exit_agreement import compare_with_simulation
+from ops.exit_agreement import TIE, TIE_BELOW_FLOAT32, compare_with_simulation
 from ops.exit_logits import ExitLogits
 from ops.exit_report import METRIC_NAMES, main_metric
 from ops.frame_sources import FolderFrames
@@ -80,9 +80,10 @@ def run_for_real(
         labels = dataset.labels[torch.from_numpy(rows)]
         for line in speed_table(outcomes, gflops, labels, dataset.config.metric, options):
             logger.line(line)
+        tie = TIE if options.eval_precision == "float32" else TIE_BELOW_FLOAT32
         for variant, answer, _ in outcomes:
             agreement = compare_with_simulation(
-                answer, simulated.logits, simulated.focus_indices, variant.thresholds, options.criterion
+                answer, simulated.logits, simulated.focus_indices, variant.thresholds, options.criterion, tie
             )
             counts = torch.bincount(answer.exits, minlength=len(gflops)).tolist()
             logger.line(f"{variant.name}: videos at each exit {' '.join(map(str, counts))}")

@@ -7,7 +7,7 @@ The arithmetic on logits is in `ops.exit_curve`, inference that stops in `ops.dy
 from ops.dynamic import Answer, EarlyExitInference
 from ops.exit_curve import CRITERIA, ExitPoint, criterion_values, exit_curve, exit_decisions
 from ops.exit_files import read_thresholds
-from ops.inference_network import prepared_for_inference
+from ops.inference_network import prepare_for_inference
 
 __all__ = [
     "CRITERIA",
@@ -17,6 +17,6 @@ __all__ = [
     "criterion_values",
     "exit_curve",
     "exit_decisions",
-    "prepared_for_inference",
+    "prepare_for_inference",
     "read_thresholds",
 ]

@@ -1,17 +1,21 @@
 """One training epoch and one evaluation. Both return plain numbers; printing, logging and saving are the runner's."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import distributed
 from ops.errors import UserError
+from ops.inference_network import prepare_for_inference
 from ops.loss_history import LossHistory
 from ops.losses import training_losses
 from ops.metrics import evaluation_metrics, step_mean
@@ -46,6 +50,7 @@ def train_one_epoch(
     print_freq: int,
     report: Callable[[Progress], None],
     history: LossHistory,
+    pieces: int = 1,
     first_step: int = 0,
     after_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, float]:
@@ -55,7 +60,8 @@ def train_one_epoch(
     `history`. after_step: called with the number of each finished step.
 
     model: a `UniAdaFocus`, or DistributedDataParallel around one. batches: (frames uint8 [b, T, 3, H, W],
-    labels int64 [b, 3], indices int64 [b]) of this process. Losses stay on the device between reports.
+    labels int64 [b, 3], indices int64 [b]) of this process; pieces: how many each is worked through in, equal ones.
+    Losses stay on the device between reports.
     Returns the mean of each loss term, and `videos_per_second` and `data_time` (seconds per step).
     Raises UserError when a loss is not finite, with the first such step, its terms and its videos.
     """
@@ -67,10 +73,10 @@ def train_one_epoch(
         line_data_seconds += time.perf_counter() - step_ended
         batch_size = len(frames) * distributed.world_size()
         seed_step(seed, epoch, step)
-        target = labels[:, 0].to(device, non_blocking=True)
-        losses = training_losses(model(frames.to(device, non_blocking=True)), target, kl_ratio, norm_ratio)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(losses["loss"]).backward()
+        losses = accumulate_gradients(
+            model, frames, labels[:, 0], scaler, device=device, kl_ratio=kl_ratio, norm_ratio=norm_ratio, pieces=pieces
+        )
         scaler.step(optimizer)
         scaler.update()
         history.append(losses, indices)
@@ -99,13 +105,59 @@ def train_one_epoch(
     return history.means() | speed
 
 
+def accumulate_gradients(
+    model: nn.Module,
+    frames: Tensor,
+    target: Tensor,
+    scaler: torch.amp.GradScaler,
+    *,
+    device: torch.device,
+    kl_ratio: float,
+    norm_ratio: float,
+    pieces: int = 1,
+) -> dict[str, Tensor]:
+    """Add the gradients of the mean loss over frames uint8 [b, T, 3, H, W] with target int64 [b], one of `pieces` equal
+    parts of them after the other; the memory is that of one. Processes exchange gradients once, with the last.
+
+    Returns the mean of each loss term. Every term is a mean over videos, so what distinguishes the sum over the pieces
+    from the whole are batch norms, which see one piece at a time.
+    """
+    parts = []
+    for number, (some, their_target) in enumerate(zip(frames.chunk(pieces), target.chunk(pieces), strict=True), 1):
+        keeps_to_itself = number < pieces and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if keeps_to_itself else contextlib.nullcontext():
+            output = model(some.to(device, non_blocking=True))
+            losses = training_losses(output, their_target.to(device, non_blocking=True), kl_ratio, norm_ratio)
+            scaler.scale(losses["loss"] / pieces).backward()
+        parts.append({name: term.detach() for name, term in losses.items()})
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+
 def seed_step(seed: int, epoch: int, step: int) -> None:
     """Seed PyTorch for one training step of this process, so that a run can be repeated from any step."""
     state = np.random.SeedSequence((seed, epoch, step, distributed.rank())).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]) % 2**63)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation says of all N videos of a split, on the CPU."""
+
+    logits: Tensor  # [N, C], after the last step
+    actions: Tensor  # [N, G, 4], of the spatial policy in the glance frames
+    frame_weights: Tensor  # [N, G], of the temporal policy
+
+
+# Gives the output for frames [b, T, 3, H, W] and indices int64 [b], of a model that may be one prepared for inference.
+Answer = Callable[[UniAdaFocus, Tensor, Tensor], Any]
+
+
+def answer_of_model(model: UniAdaFocus, frames: Tensor, indices: Tensor) -> Output:
+    """The usual `Answer`."""
+    return model(frames)
+
+
+@torch.inference_mode()
 def evaluate(
     model: UniAdaFocus,
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
@@ -115,32 +167,42 @@ def evaluate(
     metric: str,
     video_names: Callable[[int], str],
     after_batch: Callable[[int], None] = lambda step: None,
-) -> tuple[dict[str, float], Tensor | None]:
+    answer: Answer = answer_of_model,
+    precision: str = "float32",
+    compiled: bool = False,
+) -> tuple[dict[str, float], Evaluated | None]:
     """Metrics of the whole split, each video counted once whatever the number of processes.
 
+    The model goes into evaluation mode, and a copy, made by `prepare_for_inference`, is what runs.
     batches: this process's share, as in `train_one_epoch`; labels: int64 [N, 3] of the whole split, padded with -1.
-    metric: "map" or "accuracy". Returns the named metrics with the cross-entropy `loss` (on every process), and the
-    logits [N, C] (on the main process, else None). Raises UserError when an output is not finite.
+    metric: "map" or "accuracy". precision, compiled: as for `prepare_for_inference`. Returns the named metrics with the
+    cross-entropy `loss` (on every process), and what they come from (on the main process, else None). Raises UserError
+    when an output is not finite.
     """
     model.eval()
     distributed.share_buffers(model)
-    collected, indices = collect(model, batches, device, _evaluation_heads, after_batch)
-    logits = {head: distributed.gather_rows(rows, indices, len(labels)) for head, rows in collected.items()}
-    metrics = None
+    prepared = prepare_for_inference(model, precision, compiled)
+    collected, indices = collect(prepared, batches, device, _evaluation_heads, after_batch, answer)
+    # One at a time, so that no head is held twice.
+    logits = {head: distributed.gather_rows(collected.pop(head), indices, len(labels)) for head in list(collected)}
+    actions, weights = logits.pop("actions"), logits.pop("weights")
+    metrics = evaluated = None
     with distributed.fail_together():
         if distributed.is_main_process():
-            _check_finite(logits, video_names)
+            check_finite(logits, video_names)
             metrics = evaluation_metrics(logits, labels, metric)
             metrics["loss"] = float(F.cross_entropy(logits["pred"], labels[:, 0]))
-    return distributed.broadcast_object(metrics), logits["pred"]
+            evaluated = Evaluated(logits["pred"], actions, weights)
+    return distributed.broadcast_object(metrics), evaluated
 
 
-def _check_finite(logits: dict[str, Tensor], video_names: Callable[[int], str]) -> None:
-    bad = torch.stack([~rows.isfinite().all(1) for rows in logits.values()]).any(0).nonzero().flatten().tolist()
-    if bad:
+def check_finite(logits: Mapping[Any, Tensor], video_names: Callable[[int], str]) -> None:
+    """Raise UserError where any of the logits [N, C] of N videos are not finite, with the first such video."""
+    bad = torch.stack([~rows.isfinite().all(1) for rows in logits.values()]).any(0)
+    if bad.any():
         raise UserError(
-            f"the network's outputs are not finite for {len(bad)} of {len(logits['pred'])} videos, first "
-            f"{video_names(bad[0])!r}: training has diverged (lower --lr), or the checkpoint is damaged"
+            f"the network's outputs are not finite for {int(bad.sum())} of {len(bad)} videos, first "
+            f"{video_names(int(bad.nonzero()[0]))!r}: training has diverged (lower --lr), or the checkpoint is damaged"
         )
 
 
@@ -148,23 +210,26 @@ def collect(
     model: UniAdaFocus,
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     device: torch.device,
-    heads: Callable[[Output], dict[str, Tensor]],
+    heads: Callable[[Any], dict[Any, Tensor]],
     after_batch: Callable[[int], None] = lambda step: None,
-) -> tuple[dict[str, Tensor], Tensor]:
+    answer: Answer = answer_of_model,
+) -> tuple[dict[Any, Tensor], Tensor]:
     """Run the model over this process's batches: each of `heads(output)` as a CPU tensor [n, ...], and the indices."""
-    kept: list[dict[str, Tensor]] = []
+    kept: list[dict[Any, Tensor]] = []
     seen: list[Tensor] = []
     for step, (frames, _, indices) in enumerate(batches):
-        output = model(frames.to(device, non_blocking=True))
+        output = answer(model, frames.to(device, non_blocking=True), indices)
         kept.append({name: value.float().cpu() for name, value in heads(output).items()})
         seen.append(indices)
         after_batch(step)
     if not kept:
-        return _no_rows(model, heads, device), torch.empty(0, dtype=torch.int64)
-    return {name: torch.cat([part[name] for part in kept]) for name in kept[0]}, torch.cat(seen)
+        return _no_rows(model, heads, device, answer), torch.empty(0, dtype=torch.int64)
+    # One at a time: what is joined need not be held twice.
+    return {name: torch.cat([part.pop(name) for part in kept]) for name in list(kept[0])}, torch.cat(seen)
 
 
 def _evaluation_heads(output: Output) -> dict[str, Tensor]:
+    """What metrics come from, and what the policies chose."""
     return {
         "pred": output.logits,
         "cat": step_mean(output.step_logits),
@@ -172,11 +237,18 @@ def _evaluation_heads(output: Output) -> dict[str, Tensor]:
         "local": step_mean(output.focus_logits),
         "temporal": output.temporal_logits,
         "spatial": output.spatial_logits,
+        "actions": output.glance_actions,
+        "weights": output.frame_weights,
     }
 
 
-def _no_rows(model: UniAdaFocus, heads: Callable[[Output], dict[str, Tensor]], device: torch.device) -> dict:
+def _no_rows(
+    model: UniAdaFocus,
+    heads: Callable[[Any], dict[Any, Tensor]],
+    device: torch.device,
+    answer: Answer,
+) -> dict[Any, Tensor]:
     """Empty results of the right shapes, for a process that has no video (fewer videos than processes)."""
     shape: Sequence[int] = (1, model.num_segments, 3, model.input_size, model.input_size)
-    output = model(torch.zeros(shape, dtype=torch.uint8, device=device))
+    output = answer(model, torch.zeros(shape, dtype=torch.uint8, device=device), torch.zeros(1, dtype=torch.int64))
     return {name: value[:0].float().cpu() for name, value in heads(output).items()}

@@ -24,6 +24,7 @@ from ops.dataset import VideoDataset
 from ops.errors import UserError
 from ops.loaders import EvaluationBatches, build_loader
 from ops.logger import RunLogger
+from ops.precision_comparison import PrecisionComparison
 from ops.replaced_frames import report_replaced
 from ops.signals import Stopped, StopRequest
 from ops.whole_file import whole_file
@@ -77,10 +78,12 @@ def kept_or_computed(
     device: torch.device,
     logger: RunLogger,
     stop_request: StopRequest,
+    comparison: PrecisionComparison | None = None,
 ) -> ExitLogits | None:
     """The logits of a split: those of the log folder where they fit, else computed by all processes and kept there.
 
-    checkpoint_hash: `file_hash` of the model's weights; batch_size: videos per process. Returns None on all processes
+    checkpoint_hash: `file_hash` of the model's weights; batch_size: videos per process. comparison: for a model whose
+    backbones compute in less than float32, what says what that changes. Returns None on all processes
     but the main one. Raises UserError for a video that cannot be read, and, on every process, for logits that are not
     finite and a file that cannot be written; Stopped when a signal comes.
     """
@@ -88,11 +91,13 @@ def kept_or_computed(
     found, depends_on = None, {}
     with distributed.fail_together():
         if distributed.is_main_process():
-            depends_on = dependencies(model, dataset, checkpoint_hash)
+            depends_on = dependencies(model, dataset, checkpoint_hash) | precision_of(comparison)
             found = _read(path, dataset.split, depends_on, logger.line)
     if distributed.broadcast_object(found is not None):
         return found
-    computed = compute(model, dataset, batch_size, workers, print_freq, device, logger, stop_request)
+    computed = compute(model, dataset, batch_size, workers, print_freq, device, logger, stop_request, comparison)
+    if comparison is not None and (summary := comparison.summary(dataset.labels, dataset.config.metric)):
+        logger.line(summary)
     report_replaced(dataset, logger.line, f"exit logits, {dataset.split}")
     with distributed.fail_together():
         if computed is not None:
@@ -116,6 +121,12 @@ def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str
     return found | ({"seed": dataset.seed} if dataset.training else {})
 
 
+def precision_of(comparison: PrecisionComparison | None) -> dict[str, str]:
+    """What the logits depend on where it is not float32."""
+    lower = comparison is not None and comparison.precision != "float32"
+    return {"eval_precision": comparison.precision} if lower else {}
+
+
 def compute(
     model: UniAdaFocus,
     dataset: VideoDataset,
@@ -125,6 +136,7 @@ def compute(
     device: torch.device,
     logger: RunLogger,
     stop_request: StopRequest,
+    comparison: PrecisionComparison | None = None,
 ) -> ExitLogits | None:
     """Run the whole model over the split, each video once, shared by all processes; the result is the main one's."""
     batches = EvaluationBatches(len(dataset), batch_size, distributed.rank(), distributed.world_size())
@@ -141,8 +153,10 @@ def compute(
         if step < batches.common_steps and (stop := stop_request.agreed()):
             raise Stopped(stop)
 
-    with torch.no_grad():
-        collected, indices = engine.collect(model, logger.progress(loader, name), device, heads, after_batch)
+    videos = logger.progress(loader, name)
+    videos = videos if comparison is None else comparison.watch(videos)
+    with torch.inference_mode():
+        collected, indices = engine.collect(model, videos, device, heads, after_batch)
     logits = distributed.gather_rows(collected["logits"], indices, len(dataset))
     focus_indices = distributed.gather_rows(collected["focus_indices"].long(), indices, len(dataset))
     return None if logits is None else ExitLogits(logits, focus_indices)

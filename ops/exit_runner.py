@@ -1,8 +1,8 @@
 """Runs the early-exit evaluation: logits of all exits, curves, and on request the real thing."""
 
 import argparse
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,22 @@ from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.exit_files import read_thresholds, thresholds_file
 from ops.exit_logits import file_hash, kept_or_computed
 from ops.exit_report import compute_curves, cost_table, halves, report
+from ops.float32 import float32_convolutions
 from ops.flops import exit_gflops
-from ops.inference_network import prepared_for_inference
+from ops.inference_network import prepare_for_inference
 from ops.logger import RunLogger
+from ops.precision_comparison import PrecisionComparison
 from ops.predictions import save_predictions
 from ops.runner import run_folder, say_how_it_starts
-from ops.setup import build_dataset, build_model, find_checkpoint, find_dataset, share_of_batch
+from ops.setup import build_dataset, build_model, check_speed_options, find_checkpoint, find_dataset, share_of_batch
 from ops.signals import Stopped, StopRequest
+from ops.summary import print_summary
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate early exit as the options say. Returns the exit code; wrong input is a UserError."""
+    if options.summary:
+        return print_summary(options)
     if options.check_data:
         return check_only(options, split_names(options))
     with distributed.process_group(options.time_limit) as device, StopRequest() as stop_request, float32_convolutions():
@@ -36,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
             names = split_names(options)
             splits = {name: build_dataset(options, config, name, training=name == "train") for name in names}
             share_of_batch(options)
+            check_speed_options(options, device)
             resumed, notes = find_checkpoint(options, run_folder(options))
             if resumed is None:
                 raise UserError(f"--resume auto: {notes[0].partition(':')[0]} to evaluate")
@@ -52,10 +58,13 @@ def run(options: argparse.Namespace) -> int:
         gflops = exit_gflops(model)
         for line in cost_table(gflops):
             logger.line(line)
-        model = prepared_for_inference(model)
+        comparison = partial(PrecisionComparison, model, options.eval_precision, options.compile, device)
+        model = prepare_for_inference(model, options.eval_precision, options.compile)
         try:
             with faults.explained(options):
-                agreed = evaluate(model, splits, gflops, checkpoint_hash, options, device, logger, stop_request)
+                agreed = evaluate(
+                    model, splits, gflops, checkpoint_hash, options, device, logger, stop_request, comparison
+                )
         except Stopped as stopped:
             logger.line(str(stopped))
             return stopped.exit_code
@@ -78,10 +87,12 @@ def evaluate(
     device: torch.device,
     logger: RunLogger,
     stop_request: StopRequest,
+    comparison: Callable[[], PrecisionComparison],
 ) -> bool:
     """Logits, curves, and with `--dynamic` the real thing; False where that does not agree.
 
-    The training split has training-time frames and crops. Raises Stopped, on all processes, when a signal comes.
+    comparison: gives one of the model's precision with float32, for each split. The training split has training-time
+    frames and crops. Raises Stopped, on all processes, when a signal comes.
     """
     found = {
         name: kept_or_computed(
@@ -94,6 +105,7 @@ def evaluate(
             device=device,
             logger=logger,
             stop_request=stop_request,
+            comparison=comparison(),
         )
         for name, split in splits.items()
     }
@@ -119,14 +131,3 @@ def evaluate(
         return True
     thresholds = distributed.broadcast_object(thresholds)
     return run_for_real(model, validation, rows, thresholds, simulated, gflops, options, logger, stop_request)
-
-
-@contextlib.contextmanager
-def float32_convolutions() -> Iterator[None]:
-    """Keep convolutions on a GPU from TF32, whose rounding, other for every batch size, could move a video's exit."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from ops.errors import UserError
 from ops.video_reader import VideoError, count_packets, read_facts, read_frames, silence_decoders
@@ -178,6 +179,15 @@ def scaled_size(height: int, width: int, new_height: int) -> tuple[int, int]:
     return new_height, max(1, (2 * new_height * width + height) // (2 * height))
 
 
+def scaled(image: np.ndarray, new_height: int) -> np.ndarray:
+    """An image uint8 [H, W, 3] at the height that frames are written with."""
+    height, width = scaled_size(*image.shape[:2], new_height)
+    if (height, width) == image.shape[:2]:
+        return image
+    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
 def ffmpeg_command(video: Path, settings: FrameSettings) -> list[str]:
     """The arguments that write frames into the working directory. No shell is involved, and no name is taken for an
     option or a protocol."""
@@ -197,12 +207,10 @@ def _write_frames(video: Path, folder: Path, settings: FrameSettings, report: Ca
     number, content = 0, b""
     for copies, image in read_frames(video, settings.frame_rate, settings.decoder_threads):
         if image is not None:
-            height, width = scaled_size(*image.shape[:2], settings.height)
-            if (height, width) != image.shape[:2]:
-                method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
-                image = cv2.resize(image, (width, height), interpolation=method)
+            image = scaled(image, settings.height)
             encoded, buffer = cv2.imencode(".jpg", image, quality)
             if not encoded:
+                height, width = image.shape[:2]
                 raise VideoError(f"frame {number + 1} of {width} x {height} pixels cannot be held by a JPEG file")
             content = buffer.tobytes()
         for _ in range(copies):

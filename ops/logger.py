@@ -3,7 +3,7 @@
 log.csv        the console lines
 args.txt       the options, one `name: value` a line
 metrics.jsonl  one JSON object per epoch
-events.*       TensorBoard: every loss term, learning rate, speed and metric
+events.*       TensorBoard: every loss term, learning rate, speed and metric, and pictures of what the network looks at
 
 Only the main process prints and writes; the others have a logger that does nothing.
 """
@@ -11,15 +11,24 @@ Only the main process prints and writes; the others have a logger that does noth
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ops.errors import UserError
 
-RUN_FILES = ("log.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*")
+if TYPE_CHECKING:  # slow to import
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
+RUN_FILES = (
+    "log.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
+    "ablation.csv", "policy_report.json", "early_exit*", "exit_logits.npz",
+)  # fmt: skip
 
 
 class RunLogger:
@@ -71,14 +80,38 @@ class RunLogger:
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add values to TensorBoard under prefix/name."""
-        if not self.active:
-            return
+        if self.active:
+            with _writable(self.folder):
+                for name, value in values.items():
+                    self._tensorboard().add_scalar(f"{prefix}/{name}", value, step)
+
+    def figure(self, name: str, figure: "Figure", step: int) -> None:
+        """Add a picture to TensorBoard, in the figure's own resolution."""
+        if self.active:
+            figure.canvas.draw()
+            pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+            with _writable(self.folder):
+                self._tensorboard().add_image(name, pixels, step, dataformats="HWC")
+
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        """Add the distribution of some numbers to TensorBoard."""
+        if self.active:
+            with _writable(self.folder):
+                self._tensorboard().add_histogram(name, values, step)
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """Add a text to TensorBoard."""
+        if self.active:
+            with _writable(self.folder):
+                self._tensorboard().add_text(name, markdown, step)
+
+    def _tensorboard(self) -> "SummaryWriter":
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation does not need it
 
+            threading.excepthook = _quiet_about_tensorboard
             self._writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
-        for name, value in values.items():
-            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        return self._writer
 
     def progress(self, batches: Iterable, description: str) -> Iterable:
         """The batches, with a progress bar on a terminal."""
@@ -90,10 +123,20 @@ class RunLogger:
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                with _writable(self.folder):
+                    self._writer.close()
+            finally:
+                threading.excepthook = threading.__excepthook__
 
     def _log_file(self):
         return open(self.folder / "log.csv", "a", encoding="utf-8")
+
+
+def _quiet_about_tensorboard(error: threading.ExceptHookArgs) -> None:
+    """The thread that writes event files prints a traceback and raises the error again in the main thread, too."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
 
 
 class _writable:

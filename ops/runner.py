@@ -1,6 +1,7 @@
 """Runs the epochs: train, evaluate, log, save. The two main scripts differ in one argument of `run`."""
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -8,13 +9,18 @@ import torch
 import dataset_config
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, distributed, engine, faults
+from ops.ablation import answer_of_policies, compare_policies
+from ops.compilation import compile_backbones
 from ops.data_check import check_only, check_splits
 from ops.dataset import VideoDataset
 from ops.errors import EXIT_DONE
+from ops.evaluation_outputs import show_in_tensorboard, write_files
+from ops.inference_network import prepare_for_inference
 from ops.loaders import EvaluationBatches, build_loader
 from ops.logger import RunLogger, set_earlier_run_aside
 from ops.loss_history import LossHistory
 from ops.optim import learning_rate, set_learning_rate
+from ops.precision_comparison import PrecisionComparison
 from ops.predictions import save_predictions
 from ops.replaced_frames import report_replaced
 from ops.setup import (
@@ -22,6 +28,7 @@ from ops.setup import (
     build_dataset,
     build_model,
     changed_options,
+    check_speed_options,
     find_checkpoint,
     find_dataset,
     load_starting_weights,
@@ -30,6 +37,8 @@ from ops.setup import (
     wrap,
 )
 from ops.signals import Stopped, StopRequest
+from ops.summary import print_summary
+from ops.training_curves import draw_run
 
 LAST_EPOCHS_EVALUATED = 9
 MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
@@ -38,6 +47,8 @@ MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
 def run(options: argparse.Namespace, mixed_precision: bool) -> int:
     """Train, or with `--evaluate` evaluate, as the options say. Returns the exit code; wrong input is a UserError."""
     split_names = ("val",) if options.evaluate else ("train", "val")
+    if options.summary:
+        return print_summary(options)
     if options.check_data:
         return check_only(options, split_names)
     with distributed.process_group(options.time_limit) as device, StopRequest() as stop_request:
@@ -46,6 +57,7 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
             splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
             validation = splits["val"]
             share_of_batch(options)
+            check_speed_options(options, device)
             resumed, notes = find_checkpoint(options, run_folder(options))
         notes = check_splits(splits, options.skip_missing) + notes
         with distributed.fail_together():
@@ -59,6 +71,8 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
             training = None
             if not options.evaluate:
                 training = prepare_training(model, splits["train"], options, mixed_precision, device, resumed)
+                if options.compile:
+                    compile_backbones(model)
                 notes += [
                     f"warning: not as in the checkpoint: {change}" for change in changed_options(resumed or {}, options)
                 ]
@@ -66,7 +80,11 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
         say_how_it_starts(logger, options, config, model, notes, device)
         try:
             with faults.explained(options):
-                if training is None:
+                if options.set_ablation:
+                    loader, after_batch = evaluation_batches(validation, options, device, logger, stop_request)
+                    prepared = prepare_for_inference(model.eval(), options.eval_precision, options.compile)
+                    compare_policies(prepared, validation, options.seed, loader, after_batch, device, logger)
+                elif training is None:
                     evaluate_and_report(model, validation, options, device, logger, stop_request)
                 else:
                     train(model, training, validation, options, device, logger, stop_request)
@@ -122,6 +140,7 @@ def train(
             print_freq=options.print_freq,
             report=lambda progress, epoch=epoch, lr=lr: logger.line(training_line(epoch, lr, progress), progress=True),
             history=history,
+            pieces=options.grad_accum,
             first_step=first_step,
             after_step=after_step,
         )
@@ -131,20 +150,23 @@ def train(
         is_best = False
         if evaluation_is_due(epoch, options.epochs, options.eval_freq):
             try:
-                metrics = evaluate_and_report(model, validation, options, device, logger, stop_request)
+                metrics = evaluate_and_report(model, validation, options, device, logger, stop_request, epoch)
             except Stopped:
                 save(model, training, options, logger.folder, epoch=epoch, step=steps, losses=history.totals())
                 raise
             record["val"] = metrics
-            is_best = metrics[main_metric] > training.best
-            training.best = max(training.best, metrics[main_metric])
+            is_best = training.best is None or metrics[main_metric] > training.best
+            training.best = metrics[main_metric] if is_best else training.best
             logger.line(f"Best {main_metric}: {training.best:.3f}")
             logger.scalars("val", metrics, epoch)
         logger.epoch(record)
         logger.scalars("train", losses, epoch)
         logger.scalars("lr", {group["name"]: group["lr"] for group in training.optimizer.param_groups}, epoch)
         save(model, training, options, logger.folder, epoch=epoch + 1, is_best=is_best)
-    logger.line(f"Done: best {main_metric} {training.best:.3f}; logs and checkpoints in {logger.folder}")
+    with distributed.fail_together():
+        if distributed.is_main_process():
+            draw_run(logger.folder)
+    logger.line(f"Done: best {main_metric} {training.best or 0:.3f}; logs and checkpoints in {logger.folder}")
 
 
 def save(
@@ -171,6 +193,7 @@ def save(
                 best=training.best,
                 scaler=training.scaler,
                 options=vars(options),
+                videos=len(training.dataset),
                 random_states=random_states,
             )
             if is_best:
@@ -190,10 +213,54 @@ def evaluate_and_report(
     device: torch.device,
     logger: RunLogger,
     stop_request: StopRequest,
+    epoch: int | None = None,
 ) -> dict[str, float]:
     """Metrics of the validation split, printed and logged; predictions are kept where `--save_predictions` says so.
 
+    epoch: of the training that is going on, for which TensorBoard gets more; without, that goes to files.
     Raises Stopped, on all processes, when a signal comes.
+    """
+    loader, after_batch = evaluation_batches(dataset, options, device, logger, stop_request)
+    other_policies = answer_of_policies(options, logger)
+    comparison = PrecisionComparison(model, options.eval_precision, options.compile, device)
+    metrics, evaluated = engine.evaluate(
+        model,
+        comparison.watch(loader),
+        device=device,
+        labels=dataset.labels,
+        metric=dataset.config.metric,
+        video_names=dataset.video_name,
+        after_batch=after_batch,
+        answer=other_policies or engine.answer_of_model,
+        precision=options.eval_precision,
+        compiled=options.compile,
+    )
+    if summary := comparison.summary(dataset.labels, dataset.config.metric):
+        logger.line(summary)
+    logger.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    metrics["replaced_frames"] = report_replaced(dataset, logger.line, "evaluation")
+    if options.save_predictions:
+        with distributed.fail_together():
+            if evaluated is not None:
+                save_predictions(Path(options.save_predictions), dataset, evaluated.logits)
+    with distributed.fail_together():
+        if evaluated is not None and epoch is not None:
+            show_in_tensorboard(logger, model, dataset, evaluated, epoch)
+        elif evaluated is not None and other_policies is None:  # the run's files speak of its own policies
+            write_files(logger, dataset, evaluated, options)
+    return metrics
+
+
+def evaluation_batches(
+    dataset: VideoDataset,
+    options: argparse.Namespace,
+    device: torch.device,
+    logger: RunLogger,
+    stop_request: StopRequest,
+) -> tuple[Iterable, Callable[[int], None]]:
+    """This process's share of the split, each video once, and what to call with each batch's number when it is done.
+
+    The latter reports progress, and raises Stopped, on all processes, when a signal comes.
     """
     batches = EvaluationBatches(len(dataset), share_of_batch(options), distributed.rank(), distributed.world_size())
     loader = build_loader(dataset, batches, options.workers, device)
@@ -204,22 +271,7 @@ def evaluate_and_report(
         if step < batches.common_steps and (stop := stop_request.agreed()):
             raise Stopped(stop)
 
-    metrics, logits = engine.evaluate(
-        model,
-        logger.progress(loader, "evaluation"),
-        device=device,
-        labels=dataset.labels,
-        metric=dataset.config.metric,
-        video_names=dataset.video_name,
-        after_batch=after_batch,
-    )
-    logger.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-    metrics["replaced_frames"] = report_replaced(dataset, logger.line, "evaluation")
-    if options.save_predictions:
-        with distributed.fail_together():
-            if logits is not None:
-                save_predictions(Path(options.save_predictions), dataset, logits)
-    return metrics
+    return logger.progress(loader, "evaluation"), after_batch
 
 
 def run_folder(options: argparse.Namespace) -> Path:
@@ -242,7 +294,8 @@ def start_log(options: argparse.Namespace, training: Training | None) -> RunLogg
         logger.forget_epochs_from(first_epoch)
         if active:
             checkpoint.remove_leftovers(folder)
-            training.best = max(training.best, checkpoint.best_metric(folder))
+            known = (training.best, checkpoint.best_metric(folder))
+            training.best = max((value for value in known if value is not None), default=None)
     return logger
 
 

@@ -4,6 +4,7 @@ Every function may raise UserError; the entry scripts call them on all processes
 """
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ import dataset_config
 from models.backbones import WeightsError, load_imagenet_weights
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, distributed
+from ops.compilation import check_compiler
 from ops.dataset import VideoDataset
 from ops.errors import UserError
+from ops.inference_network import check_precision
 from ops.loaders import TrainingBatches
 from ops.optim import build_optimizer
 
@@ -28,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
     "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit", "check_data",
+    "eval_precision", "compile",
 }  # fmt: skip
 
 
@@ -42,7 +46,7 @@ class Training:
     first_epoch: int = 0
     first_step: int = 0  # steps of that epoch that are done already
     losses: checkpoint.LossTotals | None = None  # of these steps
-    best: float = 0.0  # the best main metric so far, percent
+    best: float | None = None  # the best main metric so far, percent; None before the first evaluation
 
 
 def prepare_training(
@@ -57,8 +61,11 @@ def prepare_training(
     batches = TrainingBatches(
         len(dataset), options.batch_size, options.seed, distributed.rank(), distributed.world_size()
     )
+    model.backbones_to_channels_last()
     optimizer = build_optimizer(model, **optimizer_options(options))
-    scaler = set_precision(model, mixed_precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    if mixed_precision:
+        scaler = train_in_half(model, options.amp_dtype, options.amp_scope, device)
     training = Training(dataset, batches, optimizer, scaler)
     if resumed is not None:
         resume_training(training, resumed, options)
@@ -74,7 +81,7 @@ def find_dataset(options: argparse.Namespace) -> dataset_config.DatasetConfig:
 
         with distributed.main_process_first():
             if distributed.is_main_process():
-                make_toy_dataset(Path(options.data_dir))
+                make_toy_dataset(Path(options.data_dir), workers=os.cpu_count() or 1)
     return dataset_config.get_dataset(options.dataset, options.data_dir, options.metric, options.frame_template)
 
 
@@ -86,11 +93,25 @@ def build_dataset(
 
 
 def share_of_batch(options: argparse.Namespace) -> int:
-    """How many videos of each global batch are this process's; UserError where they cannot be shared equally."""
+    """How many videos of each global batch are this process's; UserError where they cannot be shared equally, or not
+    be worked through in `--grad_accum` equal pieces."""
     processes = distributed.world_size()
     if options.batch_size % processes:
         raise UserError(f"--batch_size {options.batch_size} cannot be shared equally by {processes} processes")
-    return options.batch_size // processes
+    share = options.batch_size // processes
+    if not options.evaluate and share % options.grad_accum:
+        raise UserError(
+            f"--grad_accum {options.grad_accum} does not divide the {share} videos that each of {processes} "
+            f"process(es) has of --batch_size {options.batch_size}"
+        )
+    return share
+
+
+def check_speed_options(options: argparse.Namespace, device: torch.device) -> None:
+    """Raise UserError where `--eval_precision` or `--compile` is not to be had on this device."""
+    check_precision(options.eval_precision, device)
+    if options.compile:
+        check_compiler(device)
 
 
 def build_model(options: argparse.Namespace, num_classes: int) -> UniAdaFocus:
@@ -134,12 +155,16 @@ def optimizer_options(options: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(options, name) for name in (*names, "classifier_lr_ratio")}
 
 
-def set_precision(model: UniAdaFocus, mixed_precision: bool, device: torch.device) -> torch.amp.GradScaler:
-    """Switch the backbones to half precision in training: float16 with gradient scaling on a GPU, bfloat16 on a CPU."""
+def train_in_half(model: UniAdaFocus, dtype: str, scope: str, device: torch.device) -> torch.amp.GradScaler:
+    """Switch the "backbones" or "all" layers to "float16" or "bfloat16" in training; only float16 needs its gradients
+    scaled. dtype "auto" is float16 on a GPU and bfloat16 on a CPU."""
     on_gpu = device.type == "cuda"
-    if mixed_precision:
-        model.backbone_dtype = torch.float16 if on_gpu else torch.bfloat16
-    return torch.amp.GradScaler(device.type, enabled=mixed_precision and on_gpu)
+    if dtype == "auto":
+        dtype = "float16" if on_gpu else "bfloat16"
+    if dtype == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("this GPU has no bfloat16 (they do from Ampere on): use --amp_dtype float16")
+    model.train_in_half(getattr(torch, dtype), scope)
+    return torch.amp.GradScaler(device.type, enabled=dtype == "float16")
 
 
 def wrap(model: UniAdaFocus, device: torch.device) -> nn.Module:
@@ -160,6 +185,8 @@ def find_checkpoint(options: argparse.Namespace, folder: Path) -> tuple[dict[str
         return (checkpoint.load(Path(options.resume)) if options.resume else None), []
     found = checkpoint.newest(folder)
     if found is None:
+        if options.evaluate:
+            raise UserError(f"no checkpoint in {folder} to evaluate: train first, or name one with --resume")
         options.resume = ""
         return None, [f"no checkpoint in {folder}: starting anew"]
     path, content, problems = found
@@ -175,11 +202,19 @@ def resume_training(training: Training, resumed: Mapping[str, Any], options: arg
     checkpoint.load_optimizer(training.optimizer, resumed["optimizer"], path)
     if training.scaler.is_enabled() and resumed.get("scaler"):
         training.scaler.load_state_dict(resumed["scaler"])
-    training.first_epoch, training.best = int(resumed["epoch"]), float(resumed.get("best_acc1", 0.0))
+    training.first_epoch = int(resumed["epoch"])
+    training.best = float(resumed.get("best_acc1", 0.0)) or None  # 0 stands for no evaluation yet
     training.first_step, training.losses = int(resumed.get("step", 0)), resumed.get("losses")
     states = resumed.get("random_states", [])
     if distributed.rank() < len(states):
         torch.set_rng_state(states[distributed.rank()])
+    videos = resumed.get("videos", len(training.dataset))
+    if training.first_step and videos != len(training.dataset):
+        raise UserError(
+            f"checkpoint {path} stands in the middle of an epoch of {videos} videos, but the training split has "
+            f"{len(training.dataset)} now; restore the split file and its frames (see --skip_missing), or take a "
+            "checkpoint from the end of an epoch"
+        )
     before = resumed.get("options", {})
     changed = [name for name in ("batch_size", "seed") if name in before and before[name] != getattr(options, name)]
     if training.first_step and changed:

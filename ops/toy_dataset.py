@@ -25,7 +25,7 @@ import fcntl
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -37,7 +37,9 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
 from dataset_config import BUILT_IN, FRAMES_FOLDER
 from ops.errors import EXIT_DONE, UserError, run_entry
 from ops.extraction import extract_videos
+from ops.frame_folders import prepare_worker
 from ops.toy_scene import CLASS_NAMES, ToyVideo, draw_video
+from ops.worker_pool import run_jobs
 
 DEFAULT_FOLDER = Path("data") / "toy"
 SETTINGS_FILE = "toy_settings.json"  # written first and completed last; where it is, this program made the folder
@@ -91,7 +93,7 @@ def make_toy_dataset(
     """Make the toy data set in `data_dir`, or reuse it. Returns whether it was made.
 
     settings: None reuses a complete folder whatever its settings, and makes one with the defaults where there is none.
-    remake: replace what this program made there before. workers: processes that turn videos into frames.
+    remake: replace what this program made there before. workers: processes that share the work.
     A folder left half-made is made anew; a failure leaves nothing but the settings file, which says so. Another process
     that makes the same folder is waited for.
     Raises UserError where `data_dir` holds something else, or the data set with other settings and not `remake`, or
@@ -120,16 +122,18 @@ def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
     _write_json(data_dir / SETTINGS_FILE, {"complete": False, "settings": asdict(settings)})
     videos_folder = data_dir / VIDEOS_FOLDER
     videos_folder.mkdir()
+    jobs = [(videos_folder / f"{name}.mp4", label, seed, settings) for name, label, seed in settings.videos()]
+    boxes = {}
+    for (path, *_), result in run_jobs(_draw, jobs, workers, lambda amount: None, prepare_worker):
+        if isinstance(result, str):
+            raise UserError(result if result.startswith(str(path)) else f"{path}: {result}")
+        boxes[path.stem] = result
     truth, rows = {}, {split: [] for split in SPLITS}
-    for name, label, seed in settings.videos():
-        video = draw_video(label, seed, frames=settings.frames, height=settings.height, width=settings.width)
-        _write_video(videos_folder / f"{name}.mp4", video)
+    for name, label, _ in settings.videos():
+        first, last = min(boxes[name]), max(boxes[name])
         truth[name] = {
-            "class": settings.classes[label],
-            "first_frame": min(video.boxes),
-            "last_frame": max(video.boxes),
-            "boxes": video.boxes,
-        }
+            "class": settings.classes[label], "first_frame": first, "last_frame": last, "boxes": boxes[name]
+        }  # fmt: skip
         rows[name.partition("_")[0]].append(f"{name},{settings.frames},{label}")
     template = BUILT_IN["toy"].template
     frames_root = data_dir / FRAMES_FOLDER
@@ -150,6 +154,17 @@ def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
     _write_lines(data_dir / TRAIN_FILE, rows["train"])
     _write_lines(data_dir / VAL_FILE, rows["val"])
     _write_json(data_dir / SETTINGS_FILE, {"complete": True, "settings": asdict(settings)})
+
+
+def _draw(job: tuple[Path, int, tuple[int, int, int], ToySettings], report: Callable[[int], None]) -> dict | str:
+    """Draw the video of (file, label, seed, settings) and write it: where its badge is, or why that failed."""
+    path, label, seed, settings = job
+    video = draw_video(label, seed, frames=settings.frames, height=settings.height, width=settings.width)
+    try:
+        _write_video(path, video)
+    except UserError as error:
+        return str(error)
+    return video.boxes
 
 
 def _write_video(path: Path, video: ToyVideo) -> None:
@@ -225,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for field in fields(ToySettings):
         parser.add_argument(f"--{field.name}", type=int, help=f"default: {field.default}")
     parser.add_argument("--remake", action="store_true", help="replace what was made there before")
-    parser.add_argument("--workers", type=int, default=1, help="processes that turn videos into frames (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work (default: 1)")
     options = vars(parser.parse_args(arguments))
     data_dir, remake, workers = (options.pop(name) for name in ("data_dir", "remake", "workers"))
     given = {name: value for name, value in options.items() if value is not None}

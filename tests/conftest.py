@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the entry scripts do, before torch is loaded
@@ -66,35 +67,41 @@ def write_frames(folder: Path, count: int, seed: int, template: str = "image_{:0
         cv2.imwrite(str(folder / template.format(number)), np.roll(base, 3 * number, axis=1))
 
 
+def write_dataset(
+    folder: Path,
+    train: Mapping[str, Sequence[int]],
+    val: Mapping[str, Sequence[int]],
+    classes: int = 4,
+    separator: str = ",",
+    names: Sequence[str] = ("classInd.txt", "train_split.txt", "val_split.txt"),
+    frames: int = 8,
+) -> Path:
+    """A dataset folder: rows of the splits as {name: labels}, and frames for each name."""
+    folder.mkdir()
+    (folder / names[0]).write_text("".join(f"class {number}\n" for number in range(classes)))
+    for split, rows in ((names[1], train), (names[2], val)):
+        lines = [separator.join([name, str(frames), *map(str, labels)]) for name, labels in rows.items()]
+        (folder / split).write_text("\n".join(lines) + "\n")
+    for seed, name in enumerate(dict.fromkeys([*train, *val])):
+        write_frames(folder / "frames" / name, frames, seed)
+    return folder
+
+
+def write_small_dataset(folder: Path) -> Path:
+    """Four training and five validation videos of 4 classes, in the generic layout."""
+    return write_dataset(folder, {f"train{n}": [n % 4] for n in range(4)}, {f"val{n}": [n % 4] for n in range(5)})
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a dataset folder: rows of the splits as {name: labels}, and frames for each name."""
-
-    def make(
-        train: Mapping[str, Sequence[int]],
-        val: Mapping[str, Sequence[int]],
-        classes: int = 4,
-        separator: str = ",",
-        names: Sequence[str] = ("classInd.txt", "train_split.txt", "val_split.txt"),
-        frames: int = 8,
-    ) -> Path:
-        folder = tmp_path / "data"
-        folder.mkdir()
-        (folder / names[0]).write_text("".join(f"class {number}\n" for number in range(classes)))
-        for split, rows in ((names[1], train), (names[2], val)):
-            lines = [separator.join([name, str(frames), *map(str, labels)]) for name, labels in rows.items()]
-            (folder / split).write_text("\n".join(lines) + "\n")
-        for seed, name in enumerate(dict.fromkeys([*train, *val])):
-            write_frames(folder / "frames" / name, frames, seed)
-        return folder
-
-    return make
+    """`write_dataset` in a folder of the test."""
+    return partial(write_dataset, tmp_path / "data")
 
 
 @pytest.fixture
-def dataset_folder(make_dataset: Callable[..., Path]) -> Path:
-    """Four training and five validation videos of 4 classes, in the generic layout."""
-    return make_dataset({f"train{n}": [n % 4] for n in range(4)}, {f"val{n}": [n % 4] for n in range(5)})
+def dataset_folder(tmp_path: Path) -> Path:
+    """The small dataset in a folder of the test."""
+    return write_small_dataset(tmp_path / "data")
 
 
 def run_script(

@@ -68,6 +68,7 @@ def test_our_file_has_the_published_layout(small_model, tmp_path):
             best=12.5,
             scaler=torch.amp.GradScaler("cpu"),
             options={},
+            videos=6,
             random_states=[torch.get_rng_state()],
         ),
         tmp_path / "ours.pth.tar",

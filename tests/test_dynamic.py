@@ -13,7 +13,7 @@ from ops.dynamic import EarlyExitInference
 from ops.errors import UserError
 from ops.exit_curve import CRITERIA, criterion_values, exit_decisions
 from ops.frame_sources import ClipFrames
-from ops.inference_network import prepared_for_inference
+from ops.inference_network import prepare_for_inference
 from tests.conftest import SMALL, reference_weights
 
 VIDEOS = 9
@@ -30,7 +30,7 @@ class Case:
     def __init__(self, sizes: dict[str, int]) -> None:
         model = UniAdaFocus(4, **sizes)
         model.load_state_dict(reference_weights(model))
-        self.model = prepared_for_inference(model.eval())
+        self.model = prepare_for_inference(model.eval())
         generator = torch.Generator().manual_seed(1)
         coarse = torch.rand(VIDEOS * model.num_segments, 3, 4, 4, generator=generator)
         frames = torch.nn.functional.interpolate(255 * coarse, size=model.input_size, mode="bilinear")

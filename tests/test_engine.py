@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from ops.engine import collect, seed_step
+from models.uni_adafocus import UniAdaFocus
+from ops.engine import accumulate_gradients, collect, evaluate, seed_step
 from ops.errors import UserError
 from ops.loss_history import LossHistory
 from ops.losses import LOSS_NAMES
+from tests.conftest import reference_weights
 
 
 def _losses(value: float) -> dict[str, torch.Tensor]:
@@ -49,3 +53,107 @@ def test_a_process_without_videos_collects_nothing_of_the_right_shape(small_mode
         small_model.eval(), [], torch.device("cpu"), lambda output: {"all": output.step_logits, "last": output.logits}
     )
     assert rows["all"].shape == (0, 5, 4) and rows["last"].shape == (0, 4) and len(indices) == 0
+
+
+def step(model, frames, pieces: int) -> tuple[dict, list[torch.Tensor]]:
+    """The loss terms and the gradients of a batch worked through in so many pieces."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    torch.manual_seed(0)
+    losses = accumulate_gradients(
+        model, frames, torch.arange(len(frames)) % 4, torch.amp.GradScaler("cpu", enabled=False),
+        device=torch.device("cpu"), kl_ratio=1.0, norm_ratio=1.0, pieces=pieces,
+    )  # fmt: skip
+    return losses, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def freeze_batch_norms(model) -> None:
+    """Train with the statistics that are there: otherwise they are those of a piece."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def test_pieces_of_a_batch_give_the_losses_and_gradients_of_the_whole():
+    torch.manual_seed(0)
+    # Every frame is glanced at and looked at as a whole, so that nothing is drawn.
+    model = UniAdaFocus(4, 3, 3, 3, patch_size=64, input_size=64, dropout=0.0, fc_dropout=0.0).double()
+    freeze_batch_norms(model)
+    frames = torch.randint(0, 256, (4, 3, 3, 64, 64), dtype=torch.uint8)
+    whole_losses, whole = step(model, frames, pieces=1)
+    losses, gradients = step(model, frames, pieces=4)
+    for name, value in whole_losses.items():
+        torch.testing.assert_close(losses[name], value, msg=name)
+    for ours, expected in zip(gradients, whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_no_piece_draws_what_another_drew(small_model):
+    freeze_batch_norms(small_model)
+    video = torch.randint(0, 256, (1, 6, 3, 64, 64), dtype=torch.uint8)
+    drawn = []
+    small_model.register_forward_hook(lambda module, inputs, out: drawn.append(out.random.focus_logits.detach()))
+    step(small_model, video.expand(4, -1, -1, -1, -1), pieces=4)
+    assert len(drawn) == 4 and len({float(logits.sum()) for logits in drawn}) == 4
+
+
+def test_processes_exchange_the_gradients_of_all_pieces_once(small_model):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        network = DistributedDataParallel(small_model, gradient_as_bucket_view=True)
+        exchanged = []
+
+        def exchange(state, bucket):
+            exchanged.append(bucket.buffer().numel())
+            future = torch.futures.Future()
+            future.set_result(2 * bucket.buffer())
+            return future
+
+        network.register_comm_hook(None, exchange)
+        freeze_batch_norms(small_model)
+        frames = torch.randint(0, 256, (4, 6, 3, 64, 64), dtype=torch.uint8)
+        _, alone = step(small_model, frames, pieces=2)
+        _, together = step(network, frames, pieces=2)
+        assert sum(exchanged) == sum(p.numel() for p in small_model.parameters() if p.requires_grad)
+        for ours, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours, 2 * expected)  # the sum over all pieces went through the exchange
+    finally:
+        dist.destroy_process_group()
+
+
+def split(videos: int) -> tuple[list, torch.Tensor]:
+    """Batches of a split, and its labels."""
+    frames = torch.randint(0, 256, (videos, 6, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.full((videos, 3), -1)
+    labels[:, 0] = torch.arange(videos) % 4
+    return [(frames[rows], labels[rows], rows) for rows in torch.arange(videos).split(2)], labels
+
+
+def evaluated(model, batches, labels):
+    return evaluate(model, batches, device=torch.device("cpu"), labels=labels, metric="accuracy", video_names=str)
+
+
+def test_an_evaluation_gives_what_the_network_gives_and_sees_its_latest_weights(small_model):
+    small_model.load_state_dict(reference_weights(small_model))
+    batches, labels = split(5)
+    answers = []
+    for _ in range(2):
+        metrics, found = evaluated(small_model, batches, labels)
+        with torch.no_grad():
+            expected = torch.cat([small_model.eval()(frames).logits for frames, _, _ in batches])
+        torch.testing.assert_close(found.logits.softmax(1), expected.softmax(1), rtol=0, atol=1e-4)
+        loss = torch.nn.functional.cross_entropy(expected, labels[:, 0])
+        assert metrics["loss"] == pytest.approx(float(loss), abs=1e-4)
+        with torch.no_grad():
+            small_model.local_CNN.conv1.weight.mul_(1.5)
+            small_model.global_CNN.features[0][1].running_mean.add_(0.5)
+        answers.append(found.logits)
+    assert not torch.allclose(*answers, atol=1e-2)
+
+
+def test_training_goes_on_after_an_evaluation(small_model):
+    batches, labels = split(4)
+    evaluated(small_model, batches, labels)
+    small_model.train()(batches[0][0]).policy.logits.sum().backward()
+    assert small_model.local_CNN.conv1.weight.grad is not None

@@ -121,6 +121,12 @@ def _png_header(width: int, height: int) -> bytes:
     )
 
 
+def _long_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (100_000, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _png16() -> bytes:
     return cv2.imencode(".png", np.full((30, 40, 3), 30000, np.uint16))[1].tobytes()
 
@@ -137,8 +143,14 @@ def test_unusual_pictures_become_rgb_bytes(read, content, tmp_path):
 @pytest.mark.parametrize("read", [read_array, read_image])
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no picture", _jpeg()[: len(_jpeg()) // 2], _jpeg(size=(60000, 1)), _png_header(60_000, 60_000)],
-    ids=["empty", "text", "half", "long and thin", "bomb"],
+    [
+        *(b"", b"no picture"),
+        _jpeg()[: len(_jpeg()) // 2],
+        _jpeg(size=(60_000, 1)),
+        _long_png(),
+        _png_header(60_000, 60_000),
+    ],
+    ids=["empty", "text", "half", "long JPEG", "long PNG", "bomb"],
 )
 def test_damaged_and_monstrous_pictures_are_bad_frames(read, content, tmp_path):
     path = tmp_path / "image.jpg"

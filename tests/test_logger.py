@@ -1,11 +1,17 @@
 """What a run writes, and what it does not lose."""
 
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ops.errors import UserError
 from ops.logger import RunLogger, set_earlier_run_aside
+from tests.conftest import ROOT
 
 
 def test_lines_go_to_the_console_and_the_log(tmp_path, capsys):
@@ -33,6 +39,9 @@ def test_a_logger_of_another_process_does_nothing(tmp_path, capsys):
     logger.options({"a": 1})
     logger.epoch({"epoch": 0})
     logger.scalars("train", {"loss": 1.0}, 0)
+    logger.figure("inspection/1", Figure(), 0)
+    logger.histogram("frames/weight", np.zeros(3), 0)
+    logger.text("classes/per_class", "| a |", 0)
     logger.forget_epochs_from(0)
     logger.close()
     assert capsys.readouterr().out == "" and not (tmp_path / "run").exists()
@@ -52,3 +61,37 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write logs to .*file/run: Not a directory"):
         RunLogger(tmp_path / "file" / "run")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from ops.errors import run_entry
+from ops.logger import RunLogger
+
+def main():
+    logger = RunLogger(Path(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        for step in range(1000):
+            if sys.argv[2] == "line":
+                logger.line("a line of the log")
+            else:
+                logger.scalars("train", {"loss": 1.0}, step)
+    finally:
+        logger.close()
+
+run_entry(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["line", "scalars"])
+def test_a_disk_that_fills_up_while_logging_is_one_error(kind, tmp_path):
+    (tmp_path / "log.py").write_text(FULL_DISK)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, tmp_path / "log.py", tmp_path / "run", kind]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1] == f"error: cannot write logs to {tmp_path / 'run'}: File too large (--root_log)"
+    )

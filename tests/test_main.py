@@ -12,6 +12,7 @@ import torch
 import main
 import main_semiAMP
 from models.uni_adafocus import UniAdaFocus
+from ops import engine
 from tests.conftest import SMALL, SMALL_OPTIONS, call, run_script, the_error
 
 LAUNCHERS = {
@@ -50,7 +51,7 @@ def test_a_run_leaves_the_documented_files(options, tmp_path, capsys):
     folder = _run_folder(tmp_path, 2)
     checkpoints = {"ckpt.pth.tar", "ckpt.best.pth.tar", "ckpt.1.pth.tar"}
     names = {path.name.split(".tfevents")[0] for path in folder.iterdir()}
-    assert names == {"log.csv", "args.txt", "metrics.jsonl", "events.out", *checkpoints}
+    assert names == {"log.csv", "args.txt", "metrics.jsonl", "events.out", "curves.png", *checkpoints}
     printed = capsys.readouterr().out
     assert printed == (folder / "log.csv").read_text()
     assert re.search(r"Epoch: \[1\]\[1/2\], lr: 0\.00100\tTime .*\tData .*\tLoss ", printed)
@@ -105,6 +106,18 @@ def test_training_goes_on_where_a_checkpoint_stopped(options, tmp_path):
     )
     assert again == 0
     assert [record["epoch"] for record in _records(folder)] == [0, 1]
+
+
+def test_a_run_that_gets_no_video_right_keeps_its_first_checkpoint_as_the_best(options, tmp_path, monkeypatch):
+    zeros = {f"Acc_pred@{k}": 0.0 for k in (1, 5)}
+    monkeypatch.setattr(engine, "evaluation_metrics", lambda *arguments: dict(zeros))
+    assert call(main.main, *options, "--epochs", 2) == 0
+    best = torch.load(_run_folder(tmp_path, 2) / "ckpt.best.pth.tar", weights_only=True)
+    assert (best["epoch"], best["best_acc1"]) == (1, 0.0)
+    resume = ["--resume", _run_folder(tmp_path, 2) / "ckpt.pth.tar", "--start_epoch", 1]
+    assert call(main.main, *options, "--epochs", 2, *resume) == 0
+    again = torch.load(_run_folder(tmp_path, 2) / "ckpt.best.pth.tar", weights_only=True)
+    assert again["epoch"] == 1  # an equal one does not take its place
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

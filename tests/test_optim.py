@@ -1,7 +1,12 @@
 """Learning rates of the groups and over the epochs."""
 
-import pytest
+import copy
+from pathlib import Path
 
+import pytest
+import torch
+
+from ops import checkpoint
 from ops.optim import build_optimizer, learning_rate, set_learning_rate
 
 
@@ -48,3 +53,44 @@ def test_groups_follow_the_published_order_and_multiples(small_model):
     ]
     ours = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(ours) == sorted(id(parameter) for parameter in small_model.parameters())
+
+
+def test_momentum_of_another_memory_layout_belongs_to_the_right_weights(small_model):
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "temporal_lr_ratio": 1, "stn_lr_ratio": 1}
+    settings |= {"global_lr_ratio": 1, "classifier_lr_ratio": 1}
+    optimizer = build_optimizer(small_model, **settings)
+    small_model.backbones_to_channels_last()
+    assert not small_model.local_CNN.conv1.weight.is_contiguous()
+    # As in a published file: every momentum in the default layout.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    momenta = [torch.randn(parameter.shape) for parameter in parameters]
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"] = {number: {"momentum_buffer": momentum} for number, momentum in enumerate(momenta)}
+
+    checkpoint.load_optimizer(optimizer, state, Path("a file"))
+    before = [parameter.detach().clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)  # in the parameter's layout, as the backward pass leaves it
+    optimizer.step()
+
+    for parameter, old, momentum in zip(parameters, before, momenta, strict=True):
+        expected = old - 0.1 * (0.9 * momentum + parameter.grad + 0.01 * old)
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_saved_momenta_and_weights_are_in_the_default_memory_layout(small_model):
+    small_model.backbones_to_channels_last()
+    optimizer = build_optimizer(
+        small_model, lr=0.1, momentum=0.9, weight_decay=0, temporal_lr_ratio=1, stn_lr_ratio=1, global_lr_ratio=1,
+        classifier_lr_ratio=1,
+    )  # fmt: skip
+    for parameter in small_model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    content = checkpoint.checkpoint_dict(
+        epoch=0, step=0, losses=None, model=small_model, optimizer=optimizer, best=None,
+        scaler=torch.amp.GradScaler("cpu", enabled=False), options={}, videos=1, random_states=[],
+    )  # fmt: skip
+    saved = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
+    assert len(saved) == len(list(small_model.parameters()))
+    assert all(tensor.is_contiguous() for tensor in [*saved, *content["state_dict"].values()])

@@ -79,3 +79,18 @@ def test_help_does_not_import_torch(script):
     done = run_script("-X", "importtime", script, "--help")
     assert "--patch_size" in done.stdout
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("script", ["main", "main_semiAMP", "test_early_exit_uni_adafocus", "predict"])
+def test_help_and_wrong_options_do_not_wait_for_torch(script):
+    program = (
+        "import sys\n"
+        f"import {script} as script\n"
+        "for arguments, code in ((['--help'], 0), (['--no_such_option'], 2)):\n"
+        "    try:\n"
+        "        script.main(arguments)\n"
+        "    except SystemExit as left:\n"
+        "        assert left.code == code, left.code\n"
+        "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules)\n"
+    )
+    assert "usage:" in run_script("-c", program).stdout

@@ -13,7 +13,7 @@ import torch
 import main
 import main_semiAMP
 from ops import checkpoint
-from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script, the_error
+from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script, the_error, write_small_dataset
 
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"
@@ -21,6 +21,10 @@ FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"
 
 @pytest.fixture
 def options(dataset_folder):
+    return run_options(dataset_folder)
+
+
+def run_options(dataset_folder) -> list:
     """A run of two epochs of two steps, with dropout and evaluations."""
     return ["--dataset", "mine", "--data_dir", dataset_folder, *SMALL_OPTIONS, "--epochs", 2, "--eval-freq", 1]
 
@@ -120,6 +124,11 @@ def test_saving_every_few_steps_lets_a_killed_run_go_on(options, tmp_path, monke
     assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
 
 
+def test_auto_without_a_checkpoint_is_nothing_to_evaluate(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto", "--evaluate") == 2
+    assert f"no checkpoint in {tmp_path / FOLDER} to evaluate" in the_error(capsys.readouterr().err)
+
+
 def test_auto_starts_anew_without_checkpoints_and_falls_back_from_a_damaged_one(options, tmp_path, capsys):
     assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto") == 0
     assert f"no checkpoint in {tmp_path / FOLDER}: starting anew" in capsys.readouterr().out
@@ -140,7 +149,7 @@ def test_auto_with_damaged_checkpoints_only_is_an_error(options, tmp_path, capsy
     assert (tmp_path / FOLDER / "ckpt.pth.tar").read_bytes() == b"damaged"
 
 
-def test_changed_options_are_named_and_impossible_ones_refused(options, tmp_path, monkeypatch, capsys):
+def test_changed_options_are_named_and_impossible_ones_refused(options, dataset_folder, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         _interrupt_after(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert call(main.main, *options, "--root_log", tmp_path) == 143
@@ -150,13 +159,29 @@ def test_changed_options_are_named_and_impossible_ones_refused(options, tmp_path
     assert "stands in the middle of an epoch, which can only be finished with --batch_size 2" in the_error(
         capsys.readouterr().err
     )
+    frames = dataset_folder / "frames"
+    (frames / "train0").rename(frames / "away")
+    assert call(main.main, *options, *resume, "--skip_missing") == 2
+    assert "in the middle of an epoch of 4 videos, but the training split has 3 now" in the_error(
+        capsys.readouterr().err
+    )
+    (frames / "away").rename(frames / "train0")
     assert call(main.main, *options, *resume, "--lr", 0.001) == 0
     assert "warning: not as in the checkpoint: lr: 0.002 -> 0.001" in capsys.readouterr().out
 
 
-def test_two_processes_stopped_by_the_launcher_go_on_exactly(options, tmp_path):
-    launcher = [*TORCHRUN, "--master_port=29621"]
-    run_script("main.py", *options, "--root_log", tmp_path / "whole", launcher=launcher)
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory):
+    """Options of a small run, and the log folder of one that two processes made in one go."""
+    root = tmp_path_factory.mktemp("two")
+    options = run_options(write_small_dataset(root / "data"))
+    run_script("main.py", *options, "--root_log", root / "whole", launcher=[*TORCHRUN, "--master_port=29621"])
+    return options, root / "whole"
+
+
+def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_path):
+    options, whole = run_of_two
+    launcher = [*TORCHRUN, "--master_port=29622"]
     log = tmp_path / "parts" / FOLDER / "log.csv"
     command = [sys.executable, *launcher, "main.py", *map(str, options), "--root_log", str(tmp_path / "parts")]
     run = subprocess.Popen(
@@ -175,7 +200,7 @@ def test_two_processes_stopped_by_the_launcher_go_on_exactly(options, tmp_path):
         "main.py", *options, "--root_log", tmp_path / "parts", "--resume", "auto", launcher=launcher
     )  # fmt: skip
     assert "Done: best" in resumed.stdout
-    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert torch.equal(_weights(whole), _weights(tmp_path / "parts"))
     assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
     # Another number of processes goes on as well.
     state = torch.load(tmp_path / "parts" / FOLDER / "ckpt.1.pth.tar", weights_only=True)
@@ -206,8 +231,8 @@ run_entry(main.main)
 """
 
 
-def test_a_killed_process_is_started_again_by_the_launcher_and_the_run_ends_right(options, tmp_path):
-    run_script("main.py", *options, "--root_log", tmp_path / "whole", launcher=[*TORCHRUN, "--master_port=29622"])
+def test_a_killed_process_is_started_again_by_the_launcher_and_the_run_ends_right(run_of_two, tmp_path):
+    options, whole = run_of_two
     script, marker = tmp_path / "killing.py", tmp_path / "killed"
     script.write_text(KILL_ONE.format(root=str(ROOT), marker=str(marker)))
     launcher = [*TORCHRUN, "--master_port=29623", "--max-restarts=1"]
@@ -216,7 +241,7 @@ def test_a_killed_process_is_started_again_by_the_launcher_and_the_run_ends_righ
         launcher=launcher,
     )  # fmt: skip
     assert marker.exists()
-    assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert torch.equal(_weights(whole), _weights(tmp_path / "parts"))
     assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
 
 
@@ -226,8 +251,6 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import torch
 from ops import checkpoint
-stage = int(sys.argv[1])
-calls = 0
 
 def counted(function):
     def wrapper(*arguments, **keywords):
@@ -244,30 +267,32 @@ def counted(function):
 
 os.fsync, os.replace, os.link = counted(os.fsync), counted(os.replace), counted(os.link)
 torch.save = counted(torch.save)
-folder = Path(sys.argv[2])
-for number in range(1, 4):
-    checkpoint.save({{"state_dict": {{"number": torch.tensor(number)}}}}, folder / checkpoint.LAST, keep=2)
+root, ended = Path(sys.argv[1]), None
+while ended != 0:  # until a process is not killed any more
+    stage, calls = (0 if ended is None else stage + 1), 0
+    (root / str(stage)).mkdir()
+    process = os.fork()
+    if process == 0:
+        for number in range(1, 4):
+            content = {{"state_dict": {{"number": torch.tensor(number)}}}}
+            checkpoint.save(content, root / str(stage) / checkpoint.LAST, keep=2)
+        os._exit(0)
+    ended = os.waitpid(process, 0)[1]
+    assert ended in (0, 9), ended
 """
 
 
 def test_a_kill_at_any_stage_of_a_save_loses_nothing(tmp_path):
     script = tmp_path / "saving.py"
     script.write_text(SAVING.format(root=str(ROOT)))
-    before, first, codes = 0, 0, []
-    while 0 not in codes:  # until a run is not killed any more; eight at a time, to wait less
-        stages = range(first, first + 8)
-        runs = []
-        for stage in stages:
-            (tmp_path / str(stage)).mkdir()
-            runs.append(subprocess.Popen([sys.executable, str(script), str(stage), str(tmp_path / str(stage))]))
-        codes = [run.wait() for run in runs]
-        for stage in stages:
-            folder = tmp_path / str(stage)
-            found = checkpoint.newest(folder)
-            number = int(found[1]["state_dict"]["number"]) if found else 0
-            assert number >= before and not (found and found[2]), (stage, number, before)
-            before = number
-            checkpoint.remove_leftovers(folder)
-            assert all(path.name.startswith("ckpt.") for path in folder.iterdir())
-        first += 8
-    assert before == 3 and first > 20
+    (tmp_path / "stages").mkdir()
+    run_script(str(script), tmp_path / "stages")
+    before, stages = 0, sorted((tmp_path / "stages").iterdir(), key=lambda folder: int(folder.name))
+    for folder in stages:
+        found = checkpoint.newest(folder)
+        number = int(found[1]["state_dict"]["number"]) if found else 0
+        assert number >= before and not (found and found[2]), (folder.name, number, before)
+        before = number
+        checkpoint.remove_leftovers(folder)
+        assert all(path.name.startswith("ckpt.") for path in folder.iterdir())
+    assert before == 3 and len(stages) > 20

@@ -18,7 +18,7 @@ from ops.early_exit import exit_decisions
 from ops.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, reference_weights, run_script, the_error, write_frames
 
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29618"]
 CRITERIA = ("confidence", "entropy")
 RUN = "UniAdaFocus_mine_mbv2_segment6_e50"
 

@@ -41,6 +41,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def test_several_processes_make_the_same(made: Path, tmp_path: Path) -> None:
+    make_toy_dataset(tmp_path / "data", TINY, workers=2)
+    assert contents(tmp_path / "data") == contents(made)
+
+
 def test_the_split_files_are_in_activitynets_format(made: Path) -> None:
     assert (made / "classInd.txt").read_text() == "red stripes\ngreen stripes\nblue stripes\n"
     train, val = (made / "train_split.txt").read_text(), (made / "val_split.txt").read_text()

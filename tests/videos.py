@@ -12,15 +12,26 @@ CODECS = {".avi": "MJPG", ".webm": "VP80"}
 
 def make_video(path: Path, frames: int = 20, rate: float = 10.0, width: int = 64, height: int = 48) -> Path:
     """A video whose frame n (from 0) shows n in eight columns, a white one for each 1; `frame_number` reads it."""
+    bits = [np.unpackbits(np.array([number], np.uint8)) * 255 for number in range(frames)]
+    pictures = [np.repeat(row[None, :, None], 3, axis=2) for row in bits]
+    return _write(path, [cv2.resize(picture, (width, height), interpolation=0) for picture in pictures], rate)
+
+
+def make_colourful_video(path: Path, seed: int, frames: int = 20, rate: float = 10.0) -> Path:
+    """A video of 100 x 80 pixels with moving colours of its own."""
+    base = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), np.uint8)
+    base = cv2.resize(base, (100, 80), interpolation=cv2.INTER_LINEAR)
+    return _write(path, [np.roll(base, 7 * number, axis=1) for number in range(frames)], rate)
+
+
+def _write(path: Path, pictures: Sequence[np.ndarray], rate: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = path.with_name(f"plain{path.suffix}")  # OpenCV takes some names for patterns
-    writer = cv2.VideoWriter(
-        str(plain), cv2.VideoWriter_fourcc(*CODECS.get(path.suffix, "mp4v")), rate, (width, height)
-    )
+    codec = cv2.VideoWriter_fourcc(*CODECS.get(path.suffix, "mp4v"))
+    writer = cv2.VideoWriter(str(plain), codec, rate, pictures[0].shape[1::-1])
     assert writer.isOpened()
-    for number in range(frames):
-        bits = np.unpackbits(np.array([number], np.uint8)) * 255
-        writer.write(cv2.resize(np.repeat(bits[None, :, None], 3, axis=2), (width, height), interpolation=0))
+    for picture in pictures:
+        writer.write(picture)
     writer.release()
     plain.rename(path)
     return path

@@ -1,0 +1,101 @@
+"""`--compile`, on backbones that are small enough to compile in seconds."""
+
+import shutil
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import main
+from models.uni_adafocus import UniAdaFocus
+from ops.compilation import check_compiler, compile_backbones
+from ops.inference_network import InferenceNetwork, prepare_for_inference
+from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ here")
+
+
+class SmallBackbone(nn.Module):
+    """A convolution, a batch norm and an activation."""
+
+    feature_dim = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(images)))
+
+
+@pytest.fixture
+def model(small_model) -> UniAdaFocus:
+    small_model.global_CNN, small_model.local_CNN = SmallBackbone(), SmallBackbone()
+    return small_model
+
+
+@needs_compiler
+def test_training_gives_the_same_maps_and_gradients_and_evaluation_is_left_alone(model):
+    backbone, images = model.local_CNN, torch.rand(2, 3, 8, 8)
+
+    def train_once() -> list[Tensor]:
+        backbone.train().zero_grad()
+        maps = backbone(images)
+        maps.square().sum().backward()
+        return [maps.detach(), backbone.conv.weight.grad.clone()]
+
+    expected, names = train_once(), list(model.state_dict())
+    compile_backbones(model)
+    torch._dynamo.utils.counters.clear()
+    for ours, before in zip(train_once(), expected, strict=True):
+        torch.testing.assert_close(ours, before, rtol=1e-4, atol=1e-4)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == 1
+    backbone.eval()(images)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert list(model.state_dict()) == names
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_a_prepared_backbone_that_is_compiled_is_one_graph_and_gives_the_same_maps():
+    backbone, images = SmallBackbone().eval(), torch.rand(2, 3, 8, 8)
+    torch._dynamo.utils.counters.clear()
+    torch.testing.assert_close(InferenceNetwork(backbone, compiled=True)(images), backbone(images))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_a_model_whose_training_is_compiled_can_be_prepared(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda work, **_: work)
+    model = UniAdaFocus(4, **SMALL)
+    frames = torch.randint(0, 256, (1, 6, 3, 64, 64), dtype=torch.uint8)
+    compile_backbones(model)
+    with torch.no_grad():
+        expected = model.eval()(frames).logits
+        torch.testing.assert_close(prepare_for_inference(model)(frames).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_option_reaches_training_and_evaluation(dataset_folder, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda work, **_: compiled.append(work) or work)
+    run = ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path, *SMALL_OPTIONS, "--epochs", 1]
+    assert call(main.main, *run, "--compile") == 0
+    assert len(compiled) == 1 + 2 + 2  # the check, the backbones of training, those of the evaluation
+
+
+def test_where_it_does_not_work_it_is_one_line(dataset_folder, tmp_path, monkeypatch, capsys):
+    def no_compiler(*_, **__):
+        raise RuntimeError("No working C++ compiler found\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    run = ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path, *SMALL_OPTIONS, "--compile"]
+    assert call(main.main, *run) == 2
+    error = the_error(capsys.readouterr().err)
+    assert "--compile does not work here (No working C++ compiler found): it needs a C++ compiler" in error
+
+
+@needs_compiler
+def test_with_a_compiler_it_works():
+    check_compiler(CPU)

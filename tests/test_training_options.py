@@ -1,0 +1,98 @@
+"""Whole runs with the options of training's speed and memory."""
+
+import json
+
+import pytest
+import torch
+
+import main
+import main_semiAMP
+from ops.errors import UserError
+from ops.setup import train_in_half
+from tests.conftest import SMALL_OPTIONS, call, run_script, the_error
+
+FOLDER = "UniAdaFocus_mine_mbv2_segment6_e1"
+
+
+@pytest.fixture
+def options(dataset_folder, tmp_path):
+    return ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path, *SMALL_OPTIONS, "--epochs", 1]
+
+
+def final_loss(tmp_path) -> float:
+    return json.loads((tmp_path / FOLDER / "metrics.jsonl").read_text())["train"]["loss"]
+
+
+@pytest.mark.parametrize("script", [main, main_semiAMP])
+def test_a_batch_may_be_worked_through_in_pieces(script, options, tmp_path, capsys):
+    assert call(script.main, *options, "--batch_size", 4, "--grad_accum", 2) == 0
+    assert 0 < final_loss(tmp_path) < 100
+    assert "Epoch: [0][0/1]" in capsys.readouterr().out  # one step of four videos, not two
+
+
+def test_two_processes_work_through_their_shares_in_pieces(options, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641"]
+    run_script("main.py", *options, "--batch_size", 4, "--grad_accum", 2, launcher=launcher)
+    assert 0 < final_loss(tmp_path) < 100
+
+
+@pytest.mark.parametrize("pieces", [3, 4])
+def test_pieces_that_do_not_divide_a_share_are_refused_in_one_line(pieces, options, tmp_path, capsys):
+    assert call(main.main, *options, "--batch_size", 2, "--grad_accum", pieces) == 2
+    expected = f"--grad_accum {pieces} does not divide the 2 videos that each of 1 process(es) has of --batch_size 2"
+    assert expected in the_error(capsys.readouterr().err)
+    assert not list(tmp_path.glob("UniAdaFocus*"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("scope", ["backbones", "all"])
+def test_training_in_either_half_precision(dtype, scope, options, tmp_path):
+    assert call(main_semiAMP.main, *options, "--amp_dtype", dtype, "--amp_scope", scope) == 0
+    state = torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)
+    assert ("scaler" in state) == (dtype == "float16")
+    assert all(value.dtype is not torch.half for value in state["state_dict"].values())
+    assert 0 < final_loss(tmp_path) < 100
+
+
+@pytest.mark.parametrize("scope", ["backbones", "all"])
+def test_the_scope_decides_which_parts_compute_in_half_precision(scope, small_model):
+    scaler = train_in_half(small_model, "auto", scope, torch.device("cpu"))
+    assert not scaler.is_enabled()
+    half = {}
+
+    def remember(part):
+        def hook(module, inputs, output):
+            half[part] = output.dtype is torch.bfloat16
+
+        return hook
+
+    for name, part in small_model.named_children():
+        part.register_forward_hook(remember(name))
+    out = small_model.train()(torch.randint(0, 256, (2, 6, 3, 64, 64), dtype=torch.uint8))
+    backbones = {"global_CNN", "local_CNN"}
+    assert {name for name, is_half in half.items() if is_half} == (backbones if scope == "backbones" else set(half))
+    assert len(half) == 8
+    for output in (out.policy, out.random):
+        assert all(value.dtype in (torch.float32, torch.int64) for value in vars(output).values())
+
+
+def test_a_gpu_without_bfloat16_is_told_to_use_float16(small_model, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(UserError, match="use --amp_dtype float16"):
+        train_in_half(small_model, "bfloat16", "backbones", torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("script", "change", "message"),
+    [
+        (main, ["--amp_dtype", "bfloat16"], "unrecognized arguments: --amp_dtype bfloat16"),
+        (main, ["--amp_scope", "all"], "unrecognized arguments: --amp_scope all"),
+        (main_semiAMP, ["--amp_dtype", "float8"], "invalid choice: 'float8'"),
+        (main_semiAMP, ["--evaluate", "--resume", "x", "--amp_dtype", "float16"], "--amp_dtype is of training"),
+        (main_semiAMP, ["--evaluate", "--resume", "x", "--amp_scope", "all"], "--amp_scope is of training"),
+        (main, ["--grad_accum", "0"], "argument --grad_accum: 0 is below 1"),
+    ],
+)
+def test_options_without_effect_are_refused_in_one_line(script, change, message, options, capsys):
+    assert call(script.main, *options, *change) == 2
+    assert message in the_error(capsys.readouterr().err)

@@ -1,17 +1,25 @@
 # make demo: a first run on videos made on the spot.   make test: everything that is tested.
+# make bench: how fast it is, in one table, in a few minutes.
+# make results: three training runs on toy videos, and what they say of the policies.
 PYTHON ?= python3
 BIN := .venv/bin
 TOY_RUN = $(shell $(BIN)/python -c 'from opts import TOY_DEFAULTS as t; print("log/UniAdaFocus_toy_mbv2_segment%d_e%d" % (t["num_segments"], t["epochs"]))')
 
-.PHONY: demo test lint
+.PHONY: demo results test bench lint
 
 demo: .venv/installed
 	$(BIN)/python main.py --dataset toy
 	$(BIN)/python main.py --dataset toy --evaluate --resume $(TOY_RUN)/ckpt.best.pth.tar
 	@echo "The last line is the best checkpoint on the toy validation videos. Logs and checkpoints: $(TOY_RUN)"
 
+results: .venv/installed
+	$(BIN)/python -m ops.toy_results --parallel 2
+
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/table.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.rows import Row
 from models.uni_adafocus import UniAdaFocus
 from ops.dynamic import Answer, EarlyExitInference
 from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
@@ -40,7 +41,7 @@ from ops.exit_agreement import compare_with_simulation
 from ops.exit_curve import criterion_values
 from ops.exit_logits import ExitLogits
 from ops.flops import exit_gflops
-from ops.inference_network import prepared_for_inference
+from ops.inference_network import prepare_for_inference
 
 CRITERION = "confidence"
 FRAMES_FOR_STATISTICS = 8
@@ -58,6 +59,7 @@ def random_model(arguments: argparse.Namespace) -> UniAdaFocus:
         arguments.input_size,
     )
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the running statistics become those of the one batch below
     with torch.no_grad():
@@ -68,6 +70,8 @@ def random_model(arguments: argparse.Namespace) -> UniAdaFocus:
         features = model.local_CNN(patches).mean(dim=(-2, -1))
         model.classifier.global_mlp(glance.features[0])
         model.classifier.local_mlp(features)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model.eval()
 
 
@@ -141,11 +145,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if min(arguments.videos, arguments.batch_size, arguments.rounds) < 1 or not all(1 <= p <= 19 for p in arguments.p):
         raise UserError("--videos, --batch_size and --rounds must be 1 or more, and --p from 1 to 19")
+    agree, _ = compare(arguments)
+    return EXIT_DONE if agree else EXIT_WITH_FAILURES
 
+
+def compare(arguments: argparse.Namespace) -> tuple[bool, list[Row]]:
+    """Measure and print; whether all answers are the simulation's, and what each operating point comes to."""
     device = torch.device(arguments.device)
     plain = random_model(arguments).to(device)
     gflops = exit_gflops(plain)
-    model = prepared_for_inference(plain)
+    model = prepare_for_inference(plain)
     clips = random_clips(arguments.videos, arguments).to(device)
     batches = clips.split(arguments.batch_size)
     exits = len(gflops)
@@ -167,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{device.type}, {torch.get_num_threads()} thread(s), {arguments.videos} videos by {arguments.batch_size}")
     print(f"the whole model      {whole:8.1f} ms per video")
     print(f"without exits        {without_exits:8.1f} ms per video, {gflops[-1]:.2f} GFLOPs")
-    agree = True
+    agree, rows = True, []
     for p, taken, answers, row in zip(arguments.p, milliseconds[2:], results[2:], thresholds[1:], strict=True):
         answer = joined(answers)
         cost = float(np.array(gflops)[answer.exits].mean())
@@ -183,7 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         agreement = compare_with_simulation(answer, simulated.logits, simulated.focus_indices, row, CRITERION)
         print("    " + agreement.describe(str))
         agree = agree and not agreement.unexplained
-    return EXIT_DONE if agree else EXIT_WITH_FAILURES
+        what = f"early exit, p = {p} ({100 * promised:.0f} % fewer GFLOPs), ms/video"
+        difference = f"{agreement.difference:.1e} of the simulation's logits"
+        rows.append(Row(what, without_exits, taken, without_exits / taken, difference))
+    return agree, rows
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
 import cv2
 import numpy as np
 
+from benchmarks.rows import Row
 from ops.errors import UserError, run_entry
 from ops.frame_folders import DEFAULT_TEMPLATE, FrameSettings, FrameTemplate, make_frames
 from ops.video_reader import read_frames, silence_decoders
 
 HEIGHT, WIDTH = 360, 640  # pixels
+PUBLISHED = "ffmpeg, as published"
 _CLIP_RATE = 30.0  # frames per second
 _DETAIL = ((2, 6), (4, 10), (8, 16), (16, 24), (40, 30))  # (size of a blotch in pixels, contrast in grey levels)
 
@@ -92,30 +94,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.frames < 1 or args.rounds < 1:
         raise UserError("--frames and --rounds must be 1 or more")
+    compare(args.frames, args.rounds, args.jpeg_quality)
+
+
+def compare(frames: int, rounds: int, qualities: Sequence[int]) -> Row:
+    """Print the table; what the first of the JPEG qualities comes to. Keeps this process to one core from then on."""
     silence_decoders()
     cv2.setNumThreads(1)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, for ffmpeg too
 
     base = FrameSettings(FrameTemplate.parse(DEFAULT_TEMPLATE), height=HEIGHT, decoder_threads=1)
-    readers = {f"opencv, quality {quality}": replace(base, jpeg_quality=quality) for quality in args.jpeg_quality}
+    readers = {f"opencv, quality {quality}": replace(base, jpeg_quality=quality) for quality in qualities}
     if shutil.which("ffmpeg"):
-        readers["ffmpeg, as published"] = replace(base, backend="ffmpeg")
+        readers[PUBLISHED] = replace(base, backend="ffmpeg")
+    names = list(readers)
     speeds: dict[str, list[float]] = {name: [] for name in readers}
     with tempfile.TemporaryDirectory() as work:
         clip = Path(work) / "clip.mp4"
-        make_clip(clip, args.frames)
-        print(f"clip: {args.frames} frames of {WIDTH}x{HEIGHT} pixels; {args.rounds} rounds on one core")
-        for turn in range(args.rounds):
+        make_clip(clip, frames)
+        print(f"clip: {frames} frames of {WIDTH}x{HEIGHT} pixels; {rounds} rounds on one core")
+        for turn in range(rounds):
             for name, settings in readers.items():
                 speeds[name].append(measure(clip, Path(work) / name / str(turn), settings))
-        slowest = statistics.median(speeds[list(readers)[-1]])
+        median = {name: statistics.median(measured) for name, measured in speeds.items()}
         print(f"{'reader':<22}{'frames/s':>10}{'ratio':>8}{'kB/frame':>10}{'PSNR dB':>9}")
+        found = {}
         for name, settings in readers.items():
-            speed = statistics.median(speeds[name])
             kilobytes, decibels = size_and_quality(clip, Path(work) / name / "0", settings.template)
-            print(f"{name:<22}{speed:>10.0f}{speed / slowest:>8.2f}{kilobytes:>10.1f}{decibels:>9.1f}")
-        print(f"ratio: to {list(readers)[-1]}")
+            found[name] = f"PSNR {decibels:.1f} dB"
+            ratio = median[name] / median[names[-1]]
+            print(f"{name:<22}{median[name]:>10.0f}{ratio:>8.2f}{kilobytes:>10.1f}{decibels:>9.1f}")
+        print(f"ratio: to {names[-1]}")
+    ours, difference = names[0], found[names[0]]
+    if names[-1] != PUBLISHED:
+        return Row(f"extraction, {ours}, frames/s", None, median[ours], None, f"{difference}; no ffmpeg here")
+    difference += f", {found[names[-1]]} as published"
+    there = median[names[-1]]
+    return Row(f"extraction, {ours}, frames/s", there, median[ours], median[ours] / there, difference)
 
 
 if __name__ == "__main__":

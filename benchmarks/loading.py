@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.extraction import HEIGHT, WIDTH, cluttered_scene
+from benchmarks.rows import Row
 from dataset_config import DatasetConfig, get_dataset
 from ops import transforms
 from ops.annotations import read_annotations
@@ -169,8 +170,8 @@ def loaded_per_second(dataset: Dataset, batches: int, collate: Callable | None) 
     return (batches - 2) * BATCH_SIZE / (arrived[-1] - arrived[1])
 
 
-def compare_clips(folder: Path, *, videos: int, rounds: int, batches: int, quality: int, mode: str) -> None:
-    """Print the table of one quality, for training or evaluation."""
+def compare_clips(folder: Path, *, videos: int, rounds: int, batches: int, quality: int, mode: str) -> Row:
+    """Print the table of one quality, for training or evaluation; what it comes to in one worker."""
     config = get_dataset("bench", folder)
     data = VideoDataset(config, "train", SEGMENTS, INPUT_SIZE, MODES[mode])
     published = PublishedPipeline(data)
@@ -199,7 +200,11 @@ def compare_clips(folder: Path, *, videos: int, rounds: int, batches: int, quali
     decoding, ours = (1000 / statistics.median(speeds[name]) for name in ("decode only", "ours"))
     print(f"  ours, ms: decode {decoding:.1f}, the rest {ours - decoding:.1f} ({ours / decoding:.2f} times the floor)")
     largest, differing = max(most for most, _ in differences), statistics.mean(share for _, share in differences)
-    print(f"  pixels: at most {largest} grey level(s) apart, {100 * differing:.2f} % of the values differ")
+    difference = f"{largest} grey level(s), {100 * differing:.2f} % of the pixels' values differ"
+    print(f"  pixels: at most {difference}")
+    there, here = (statistics.median(speeds[name]) for name in ("published", "ours"))
+    each_round = [ours / published for ours, published in zip(speeds["ours"], speeds["published"], strict=True)]
+    return Row(f"loading, {mode}, quality {quality}, videos/s", there, here, statistics.median(each_round), difference)
 
 
 class one_core:

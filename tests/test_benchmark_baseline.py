@@ -1,0 +1,127 @@
+"""The yardstick computes what ours computes, at the published costs; both benchmarks of training run."""
+
+import re
+
+import pytest
+import torch
+
+from benchmarks import baseline, gpu, yardstick
+from benchmarks.measuring import largest_difference, peak_memory
+from models.lean_blocks import LeanBottleneck, LeanInvertedResidual
+from models.uni_adafocus import UniAdaFocus
+from ops.optim import build_optimizer
+from tests.conftest import SMALL, call, the_error
+
+SIZES = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))] + ["--classes", "4"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def exact_model() -> UniAdaFocus:
+    """In float64, where rounding does not hide differences, and without dropout."""
+    torch.manual_seed(0)
+    return UniAdaFocus(4, **SMALL, dropout=0.0, fc_dropout=0.0).double()
+
+
+def clips() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 6, 64, 64, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+
+
+def test_a_training_step_of_the_yardstick_is_one_of_ours(exact_model):
+    published = yardstick.baseline_model(exact_model)
+    assert not any(isinstance(module, (LeanBottleneck, LeanInvertedResidual)) for module in published.modules())
+    exact_model.backbones_to_channels_last()
+    frames, target = clips(), torch.tensor([0, 3])
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    ours = build_optimizer(exact_model, **yardstick.SGD, **yardstick.RATES)
+    theirs = yardstick.baseline_optimizer(published)
+
+    torch.manual_seed(1)
+    losses = baseline.training_step(exact_model, frames, target, ours, scaler, CPU)
+    torch.manual_seed(1)
+    normalised = yardstick.baseline_clips(published, frames)
+    expected = yardstick.baseline_training_step(published, normalised, target, theirs, scaler, CPU)
+
+    assert {name: float(term) for name, term in losses.items()} == pytest.approx(expected, rel=1e-9)
+    gradients = [
+        {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for model in (published, exact_model)
+    ]
+    difference, where = largest_difference(*gradients)
+    assert difference < 1e-6, where
+    states = exact_model.state_dict(), published.state_dict()
+    for name, value in states[1].items():
+        if not name.endswith("num_batches_tracked"):  # the yardstick's spatial policy runs twice
+            torch.testing.assert_close(states[0][name], value, rtol=1e-7, atol=1e-9, msg=name)
+    assert not any(group["fused"] or group["foreach"] for group in theirs.param_groups)
+
+
+def test_an_evaluation_of_the_yardstick_is_one_of_ours(exact_model):
+    published = yardstick.baseline_model(exact_model).eval()
+    frames = clips()
+    theirs = yardstick.baseline_evaluation(published, yardstick.baseline_clips(published, frames), CPU)
+    with torch.no_grad():
+        ours = exact_model.eval()(frames)
+    for name, value in vars(theirs).items():
+        torch.testing.assert_close(getattr(ours, name), value, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_the_yardstick_keeps_the_logits_once_for_each_draw():
+    weights, logits = torch.full((2, 6), 1 / 6, requires_grad=True), torch.randn(2, 6, 5, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t):
+        yardstick.baseline_temporal_signal(weights, logits, training=True)
+    assert kept.count((2, 128, 6, 5)) == 2  # with none and with one of the frames taken out
+
+
+def test_the_benchmark_prints_seconds_ratios_differences_and_memory(capsys):
+    assert call(baseline.main, *SIZES, "--rounds", 1, "--precision", "float32") == 0
+    printed = capsys.readouterr().out
+    for title in ("evaluation float32, s", "training float32, s", "  memory, GB"):
+        there, here, ratio = map(float, re.search(rf"^{title} +(\S+) +(\S+) +(\S+)", printed, re.MULTILINE).groups())
+        assert ratio == pytest.approx(there / here, rel=0.05)
+    assert re.search(r"\S+e-\d+ of outputs \(\w+\)", printed)
+    assert re.search(r"\S+e-\d+ of losses \(\w+\), \S+ of gradients \(\w+\)", printed)
+
+
+def test_the_gpu_benchmark_runs_on_a_cpu(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "TRAINING", gpu.TRAINING[::3])  # two of the rows are enough to try it out
+    monkeypatch.setattr(gpu, "EVALUATION", gpu.EVALUATION[2:])
+    size = ["--batch_size", 2, "--rounds", 1, "--peak_tflops", 2]
+    assert call(gpu.main, "--device", "cpu", *SIZES, *size) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^training, videos/s: .* 0\.00, 0\.00$", printed, re.MULTILINE)) == 2
+    assert len(re.findall(r"^evaluation, videos/s: .*\d+\.\d\d$", printed, re.MULTILINE)) == 1
+    assert len(re.findall(r"_CNN, \w+ +\S+ TFLOP/s, \S+ % of 2$", printed, re.MULTILINE)) == 4
+    assert "aten::convolution_backward" in printed
+
+
+def test_without_a_gpu_its_benchmark_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call(gpu.main) == 2
+    assert "PyTorch sees no GPU here" in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H200", 989.4), ("NVIDIA H100 80GB HBM3", 989.4), ("NVIDIA H100 PCIe", 756.0), ("Tesla T4", None)],
+)
+def test_the_peak_is_known_by_the_chips_name(name, peak):
+    assert gpu.peak_of(name) == peak
+
+
+def fill(gigabytes: float):
+    """Work that needs so much memory."""
+    return lambda: torch.ones(int(gigabytes * 1e9), dtype=torch.uint8)
+
+
+def test_memory_is_that_of_the_work_and_not_of_this_process():
+    held = torch.ones(600_000_000, dtype=torch.uint8)
+    assert 0.3 <= peak_memory(fill, 0.3) < 0.5
+    assert len(held) == 600_000_000
+
+
+def test_differences_are_relative_and_name_the_place():
+    one = {"a": torch.tensor([3.0, 4.0]), "b": torch.ones(2)}
+    other = {"a": torch.tensor([3.0, 4.5]), "b": torch.ones(2)}
+    assert largest_difference(one, other) == (pytest.approx(0.1), "a")

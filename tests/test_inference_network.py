@@ -108,7 +108,7 @@ def test_in_bfloat16_feature_maps_are_float32_and_roughly_the_same(model, packs,
     for name in ("global_CNN", "local_CNN"):
         expected, found = getattr(prepared, name)(images), getattr(lower, name)(images)
         assert found.dtype == torch.float32
-        assert 0 < (found - expected).norm() < 0.1 * expected.norm()
+        assert 0 < (found - expected).norm() < 0.2 * expected.norm()
 
 
 def test_bfloat16_is_for_the_backbones_alone(model, bfloat16):

@@ -7,7 +7,8 @@
     metrics    the figures of an evaluation, mAP and accuracy of all heads, over videos and classes; and against the
                published way, which sorts all videos for every class
     gather     putting the logits of all processes together, over processes and videos
-    network    evaluation and a training step, over videos at a time, segments and classes
+    network    evaluation, at the published sizes, and a training step, on frames of 128 and patches of 64 pixels, over
+               videos at a time, segments and classes
 
 Each line doubles the line before. Printed are seconds (of the quickest of the rounds), the GB at the peak beyond what
 the process held before, both once more as times the line before, and the exponent: 1 where twice as much takes twice as
@@ -167,8 +168,9 @@ def evaluation_of(size: int, name: str) -> Work:
 
 
 def training_of(size: int, name: str) -> Work:
-    """A training step, likewise."""
-    return step_of("ours", argparse.Namespace(**_sizes(name, size)), "float32")
+    """A training step, likewise, on small frames: large ones for many videos would need more memory than many have."""
+    sizes = _sizes(name, size) | {"input_size": 128, "patch_size": 64}
+    return step_of("ours", argparse.Namespace(**sizes), "float32")
 
 
 def _sizes(name: str, size: int) -> dict[str, int | str]:

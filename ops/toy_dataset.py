@@ -94,8 +94,8 @@ def make_toy_dataset(
 
     settings: None reuses a complete folder whatever its settings, and makes one with the defaults where there is none.
     remake: replace what this program made there before. workers: processes that share the work.
-    A folder left half-made is made anew; a failure leaves nothing but the settings file, which says so. Another process
-    that makes the same folder is waited for.
+    A folder left half-made, or that lost a video, is made anew with the settings it had; a failure leaves nothing but
+    the settings file, which says so. Another process that makes the same folder is waited for.
     Raises UserError where `data_dir` holds something else, or the data set with other settings and not `remake`, or
     where the videos cannot be written.
     """
@@ -103,13 +103,13 @@ def make_toy_dataset(
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with _only_process_here(data_dir / SETTINGS_FILE):
-            made_with = _complete_settings(data_dir)
-            if made_with is not None and not remake:
+            made_with, is_whole = _recorded_settings(data_dir)
+            if is_whole and not remake:
                 _check_same(data_dir, made_with, settings)
                 return False
             _clear(data_dir)
             try:
-                _make(data_dir, settings or ToySettings(), workers)
+                _make(data_dir, settings or (None if remake else made_with) or ToySettings(), workers)
             except BaseException:
                 _clear(data_dir)
                 raise
@@ -193,17 +193,17 @@ def _only_process_here(settings_file: Path) -> Iterator[None]:
         yield
 
 
-def _complete_settings(data_dir: Path) -> ToySettings | None:
-    """The settings of a folder that was made to the end and still has its parts; None otherwise."""
+def _recorded_settings(data_dir: Path) -> tuple[ToySettings | None, bool]:
+    """The settings a folder was made with, None where unreadable; whether it was made to the end and has its parts."""
     try:
         recorded = json.loads((data_dir / SETTINGS_FILE).read_text())
         settings, complete = ToySettings(**recorded["settings"]), recorded["complete"]
     except (ValueError, KeyError, TypeError, UserError):  # empty, cut off, or changed by hand
-        return None
+        return None, False
     files_are_there = all((data_dir / name).is_file() for name in (CLASS_FILE, TRAIN_FILE, VAL_FILE, TRUTH_FILE))
     frames_root = data_dir / FRAMES_FOLDER
     videos_are_there = all((frames_root / name).is_dir() for name, _, _ in settings.videos())
-    return settings if complete and files_are_there and videos_are_there else None
+    return settings, complete and files_are_there and videos_are_there
 
 
 def _check_same(data_dir: Path, made_with: ToySettings, wanted: ToySettings | None) -> None:

@@ -202,6 +202,13 @@ def test_a_half_made_folder_is_made_anew(folder: Path, damage: str) -> None:
     assert contents(folder) == before
 
 
+def test_a_folder_that_lost_a_video_gets_it_back_with_the_settings_it_had(folder: Path) -> None:
+    before = contents(folder)
+    (folder / "frames" / "val_0001").rename(folder.parent / "away")
+    assert make_toy_dataset(folder)
+    assert contents(folder) == before
+
+
 def test_a_failure_leaves_nothing_but_the_mark_and_is_made_good_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,12 +19,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 
 if __name__ == "__main__":  # started by its path: look for modules in the repository, not in benchmarks/
-    import os
     import sys
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the entry scripts have it; see `ops.errors.run_entry`
+    from ops.waiting import wait_briefly
+
+    wait_briefly()  # before torch is loaded
 
 import torch
 from torch import Tensor, nn

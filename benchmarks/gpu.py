@@ -15,14 +15,15 @@ operations that take most of a training step.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # started by its path: look for modules in the repository, not in benchmarks/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the entry scripts have it; see `ops.errors.run_entry`
+    from ops.waiting import wait_briefly
+
+    wait_briefly()  # before torch is loaded
 
 import torch
 from torch import nn

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ in ("__main__", "__mp_main__"):  # by its path: look for modules in the repository, not in benchmarks/
-    import os
     import sys
 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the entry scripts have it; see `ops.errors.run_entry`
+    from ops.waiting import wait_briefly
+
+    wait_briefly()  # before torch is loaded
 
 import torch
 

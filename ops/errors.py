@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from ops.waiting import wait_briefly
+
 EXIT_DONE = 0
 EXIT_WITH_FAILURES = 1
 EXIT_WRONG_INPUT = 2
@@ -39,9 +41,7 @@ def speaks_for_all() -> bool:
 
 def run_entry(main: Callable[[], int | None]) -> None:
     """Run an entry script's `main` and leave with its exit code; a `UserError` becomes one line and exit code 2."""
-    # Threads that wait for work give their core away. Where other programs run too, spinning makes a step on the CPU
-    # many times slower. Read when torch is loaded, which `main` does.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()  # `main` loads torch, which reads it
     try:
         code = main()
     except UserError as error:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the entry scripts do, before torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # said before torch is loaded: test runs share the cores
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import cv2
 import numpy as np

@@ -6,7 +6,7 @@ weights in a layout of its own; without further ado they are brought into it in 
 for as long as for the convolution. And images go through in groups that are small enough for the processor's caches,
 each on one core.
 
-In half precision only these two networks compute with fewer digits; what they give is float32 again, so that policies,
+In half precision only the two backbones compute with fewer digits; what they give is float32 again, so that policies,
 classifier and metrics are as always.
 """
 
@@ -32,12 +32,16 @@ ONEDNN_ACTIVATIONS: dict[type[nn.Module] | None, tuple] = {
     nn.ReLU: ("relu", [], ""),
     nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
 }
+CONVOLUTIONS: dict[type[nn.Module], tuple] = {  # the operation, what packs its weights, and their layout
+    nn.Conv2d: (F.conv2d, "mkldnn_reorder_conv2d_weight", torch.channels_last),
+    nn.Conv3d: (F.conv3d, "mkldnn_reorder_conv3d_weight", torch.channels_last_3d),
+}
 
 
 def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compiled: bool = False) -> UniAdaFocus:
-    """A copy of `model`, in evaluation mode, whose backbones are made ready; it is called in the same way.
+    """A copy of `model`, in evaluation mode, whose backbones and spatial policy are made ready; it is called alike.
 
-    It shares all but the backbones with `model`, and later changes of the backbones' weights do not reach it.
+    It shares everything else with `model`, and later changes of those three networks' weights do not reach it.
     precision: one of `PRECISIONS`, in which the backbones compute; see `check_precision`. compiled: by torch.compile,
     when they first run; see `ops.compilation`. At the published sizes the copy takes 0.3 s and, in float32, 110 MB,
     twice that once it has run on a CPU. Raises ValueError for a model in training mode.
@@ -48,6 +52,7 @@ def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compil
     prepared._modules = model._modules.copy()
     prepared.global_CNN = InferenceNetwork(model.global_CNN, PRECISIONS[precision], compiled)
     prepared.local_CNN = InferenceNetwork(model.local_CNN, PRECISIONS[precision], compiled)
+    prepared.spatial_policy = folded(model.spatial_policy)
     return prepared
 
 
@@ -101,7 +106,7 @@ def folded(backbone: nn.Module) -> torch.fx.GraphModule:
         return modules[node.target] if node.op == "call_module" else None
 
     for node in list(traced.graph.nodes):
-        if not isinstance(module_of(node), nn.BatchNorm2d):
+        if not isinstance(module_of(node), (nn.BatchNorm2d, nn.BatchNorm3d)):
             continue
         convolution, last, activation = node.args[0], node, None
         follower = next(iter(node.users))
@@ -120,12 +125,19 @@ def folded(backbone: nn.Module) -> torch.fx.GraphModule:
 
 
 class FoldedConvolution(nn.Module):
-    """Convolution, batch norm and activation (nn.ReLU, nn.ReLU6 or None) as one operation."""
+    """A 2D or 3D convolution, batch norm and activation (nn.ReLU, nn.ReLU6 or None) as one operation."""
 
-    def __init__(self, convolution: nn.Conv2d, batch_norm: nn.BatchNorm2d, activation: type[nn.Module] | None) -> None:
+    def __init__(
+        self,
+        convolution: nn.Conv2d | nn.Conv3d,
+        batch_norm: nn.BatchNorm2d | nn.BatchNorm3d,
+        activation: type[nn.Module] | None,
+    ) -> None:
         super().__init__()
         whole = fuse_conv_bn_eval(convolution, batch_norm)
-        weight = whole.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.convolve, reorder, layout = CONVOLUTIONS[type(convolution)]
+        self.reorder = getattr(torch._C._nn, reorder, None)
+        weight = whole.weight.detach().contiguous(memory_format=layout)
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", whole.bias.detach(), persistent=False)
         self.place = (whole.padding, whole.stride, whole.dilation, whole.groups)
@@ -138,22 +150,20 @@ class FoldedConvolution(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type == "cpu" and not torch.compiler.is_compiling() and self.may_pack and onednn_packs():
             if self.packed is None:
-                self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                    self.weight.to_mkldnn(), *self.place, images.shape
-                )
+                self.packed = self.reorder(self.weight.to_mkldnn(), *self.place, images.shape)
             return torch.ops.mkldnn._convolution_pointwise(
                 images, self.packed, self.bias, *self.place, *self.onednn_activation
             )
         padding, stride, dilation, groups = self.place
-        result = F.conv2d(images, self.weight, self.bias, stride, padding, dilation, groups)
+        result = self.convolve(images, self.weight, self.bias, stride, padding, dilation, groups)
         return result if self.activation is None else self.activation(result)
 
 
 def onednn_packs() -> bool:
-    """Whether this PyTorch has the two operations that `torch.compile` packs weights with: they are not public."""
+    """Whether this PyTorch has the operations that `torch.compile` packs weights with: they are not public."""
     return (
         ON_X86
         and torch.backends.mkldnn.is_available()
-        and hasattr(torch._C._nn, "mkldnn_reorder_conv2d_weight")
+        and all(hasattr(torch._C._nn, reorder) for _, reorder, _ in CONVOLUTIONS.values())
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )

@@ -15,7 +15,7 @@ def test_a_small_benchmark_agrees_with_the_simulation(capsys):
     assert call(main, *sizes, "--videos", 4, "--batch_size", 2, "--rounds", 1, "--p", 10, 19) == 0
     printed = capsys.readouterr().out
     assert printed.count("4 of 4 videos: the exit and the prediction of the simulation") == 2
-    assert len(re.findall(r"-?\d+ % of the promise", printed)) == 2
+    assert len(re.findall(r"in turn -?\d+ %, patches at once -?\d+ %, the model as it is -?\d+ %", printed)) == 2
 
 
 @pytest.mark.parametrize("counts", [[3, 2, 1], [0, 6, 0], [6, 0, 0], [0, 0, 6]])

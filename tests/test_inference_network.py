@@ -68,6 +68,8 @@ def test_no_batch_norm_or_activation_of_its_own_is_left_after_a_convolution(mode
     for network in (prepared.global_CNN, prepared.local_CNN):
         kinds = [type(module) for module in network.modules()]
         assert nn.BatchNorm2d not in kinds and nn.Conv2d not in kinds
+    kinds = [type(module) for module in prepared.spatial_policy.modules()]
+    assert nn.BatchNorm3d not in kinds and kinds.count(nn.Conv3d) == 1  # the last has no batch norm
     # In ResNet-50 one activation follows each addition of a shortcut, 16 in all; the other 33 are folded in.
     calls = [node.target for node in prepared.local_CNN.network.graph.nodes if node.op == "call_module"]
     assert sum(target.endswith("relu") for target in calls) == 16

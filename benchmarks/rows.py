@@ -22,7 +22,7 @@ def table(rows: Sequence[Row]) -> str:
     cells = [HEADS, *((row.what, *map(_number, (row.yardstick, row.ours, row.ratio)), row.difference) for row in rows)]
     width = max(len(what) for what, *_ in cells)
     return "\n".join(
-        f"{what:<{width}}{yardstick:>11}{ours:>9}{ratio:>7}  {difference}"
+        f"{what:<{width}}{yardstick:>11}{ours:>9}{ratio:>7}  {difference}".rstrip()
         for what, yardstick, ours, ratio, difference in cells
     )
 

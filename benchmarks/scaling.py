@@ -42,6 +42,7 @@ from benchmarks.measuring import peak_memory, peak_of_this_process, ratio, take_
 from benchmarks.rows import Row
 from ops import distributed
 from ops.errors import EXIT_DONE, run_entry
+from ops.exit_curve import CRITERIA, exit_curve, exit_decisions
 from ops.metrics import HEADS, METRICS, evaluation_metrics, mean_average_precision
 from opts import whole
 
@@ -128,6 +129,39 @@ def metrics_row(videos: int = 100_000, classes: int = 400, rounds: int = 1) -> R
     )
 
 
+def exit_curves_row(train_videos: int = 10_024, videos: int = 4_926, exits: int = 17, classes: int = 200) -> Row:
+    """Both early-exit curves, of ActivityNet's size by default, against the published way of computing their mAPs."""
+    generator = torch.Generator().manual_seed(0)
+    train = torch.randn(train_videos, exits, classes, generator=generator)
+    logits, labels = torch.randn(videos, exits, classes, generator=generator), random_labels(videos, classes)
+    costs = torch.linspace(5, 27, exits)
+    curves = {name: exit_curve(train, logits, labels, costs, name, "map") for name in CRITERIA}
+    rows = torch.arange(videos)
+
+    def published() -> list[float]:
+        found = []
+        for name, points in curves.items():
+            for point in points:
+                left = exit_decisions(logits, point.thresholds, name)
+                for exit_numbers in (left, left[torch.randperm(videos, generator=generator)]):  # and at random exits
+                    found.append(float(published_average_precision(logits[rows, exit_numbers], labels).mean()))
+        return found[::2]
+
+    def ours() -> list[float]:
+        both = [exit_curve(train, logits, labels, costs, name, "map") for name in CRITERIA]
+        return [point.metric for points in both for point in points]
+
+    seconds, found = take_turns({"yardstick": published, "ours": ours}, 1, CPU)
+    apart = max(abs(a - b) for a, b in zip(found["yardstick"], found["ours"], strict=True))
+    return Row(
+        f"early-exit curves, {train_videos} + {videos} videos, s",
+        min(seconds["yardstick"]),
+        min(seconds["ours"]),
+        ratio(seconds["yardstick"], seconds["ours"]),
+        f"{apart:.1e} percent points of mAP",
+    )
+
+
 def gather(processes: int, videos: int, classes: int) -> tuple[float, float]:
     """Seconds of `ops.distributed.gather_rows`, and what it took of the main process's memory, in GB."""
     with socket.socket() as free:
@@ -184,8 +218,8 @@ def _sizes(name: str, size: int) -> dict[str, int | str]:
 def metrics_tables(rounds: int) -> None:
     measure("metrics over videos, 400 classes", [12_500, 25_000, 50_000, 100_000], metrics_over_videos, rounds, 400)
     measure("metrics over classes, 25000 videos", [100, 200, 400, 800], metrics_over_classes, rounds, 25_000)
-    row = metrics_row(rounds=rounds)
-    print(f"\n{row.what}: as published {row.yardstick:.2f}, ours {row.ours:.2f}, apart by at most {row.difference}")
+    for row in (metrics_row(rounds=rounds), exit_curves_row()):
+        print(f"\n{row.what}: as published {row.yardstick:.2f}, ours {row.ours:.2f}, apart by at most {row.difference}")
 
 
 def gather_tables(rounds: int) -> None:

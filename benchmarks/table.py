@@ -23,11 +23,11 @@ if __name__ in ("__main__", "__mp_main__"):  # by its path: look for modules in 
 
 import torch
 
-from benchmarks import early_exit, extraction, loading
-from benchmarks.baseline import NAMES, Contestant, add_size_options, step_of
+from benchmarks import early_exit, extraction, loading, start
+from benchmarks.baseline import NAMES, Contestant, add_size_options, difference_in_double, step_of
 from benchmarks.measuring import largest_difference, median, peak_memory, ratio, take_turns
 from benchmarks.rows import Row, table
-from benchmarks.scaling import metrics_row
+from benchmarks.scaling import exit_curves_row, metrics_row
 from ops.errors import EXIT_DONE, UserError, run_entry
 from ops.inference_network import check_precision, prepare_for_inference
 
@@ -77,13 +77,13 @@ def evaluation_rows(contestants: dict[str, Contestant], arguments: argparse.Name
 
 def training_rows(contestants: dict[str, Contestant], arguments: argparse.Namespace) -> list[Row]:
     """A training step: seconds, and memory."""
-    losses = [{name: torch.as_tensor(value) for name, value in contestants[name_].step().items()} for name_ in NAMES]
-    difference, where = largest_difference(*losses)
     steps = {name: contestant.step for name, contestant in contestants.items()}
     seconds, _ = take_turns(steps, arguments.rounds, torch.device("cpu"))
     there, here = (median(seconds[name]) for name in NAMES)
     gain = ratio(*(seconds[name] for name in NAMES))
-    rows = [Row("training step, float32, s", there, here, gain, f"{difference:.1e} (loss {where})")]
+    difference, where = difference_in_double(arguments)
+    note = f"{difference:.1e} of losses and gradients in float64 ({where})"
+    rows = [Row("training step, float32, s", there, here, gain, note)]
     there, here = (peak_memory(step_of, name, arguments, "float32") for name in NAMES)
     return [*rows, Row("memory of a training step, GB", there, here, there / here, "")]
 
@@ -96,11 +96,22 @@ def early_exit_rows(arguments: argparse.Namespace) -> list[Row]:
 
 
 def metrics_rows(arguments: argparse.Namespace) -> list[Row]:
-    """mAP of a large split."""
-    return [metrics_row()]
+    """mAP of a large split, and the early-exit curves."""
+    return [metrics_row(), exit_curves_row()]
 
 
-PARTS = {"data": data_rows, "network": network_rows, "early_exit": early_exit_rows, "metrics": metrics_rows}
+def start_rows(arguments: argparse.Namespace) -> list[Row]:
+    """How long a user waits for the first sign of life."""
+    return start.measure(rounds=1)
+
+
+PARTS = {
+    "data": data_rows,
+    "network": network_rows,
+    "early_exit": early_exit_rows,
+    "metrics": metrics_rows,
+    "start": start_rows,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

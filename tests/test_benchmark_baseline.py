@@ -1,5 +1,6 @@
 """The yardstick computes what ours computes, at the published costs; both benchmarks of training run."""
 
+import argparse
 import re
 
 import pytest
@@ -57,6 +58,11 @@ def test_a_training_step_of_the_yardstick_is_one_of_ours(exact_model):
         if not name.endswith("num_batches_tracked"):  # the yardstick's spatial policy runs twice
             torch.testing.assert_close(states[0][name], value, rtol=1e-7, atol=1e-9, msg=name)
     assert not any(group["fused"] or group["foreach"] for group in theirs.param_groups)
+
+
+def test_the_benchmark_itself_compares_both_in_float64():
+    difference, where = baseline.difference_in_double(argparse.Namespace(classes=4, device="cpu"))
+    assert 0 < difference < 1e-6, where
 
 
 def test_an_evaluation_of_the_yardstick_is_one_of_ours(exact_model):

@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.rows import Row, table
 from benchmarks.scaling import (
+    exit_curves_row,
     exponent,
     gather,
     metrics_over_videos,
@@ -40,6 +41,11 @@ def test_metrics_are_those_of_an_evaluation():
     by_map, by_accuracy = metrics_over_videos(30, 4)()
     assert "smAP" in by_map and "Acc_pred@5" in by_accuracy
     assert metrics_row(30, 4).ratio > 0
+
+
+def test_the_early_exit_curves_are_those_of_the_published_way():
+    row = exit_curves_row(train_videos=40, videos=30, exits=3, classes=4)
+    assert float(row.difference.split()[0]) < 1e-4 and row.ratio > 0
 
 
 def test_gathering_takes_the_result_and_shares_and_no_copy_for_each_process():

@@ -34,7 +34,7 @@ ONEDNN_ACTIVATIONS: dict[type[nn.Module] | None, tuple] = {
 }
 CONVOLUTIONS: dict[type[nn.Module], tuple] = {  # the operation, what packs its weights, and their layout
     nn.Conv2d: (F.conv2d, "mkldnn_reorder_conv2d_weight", torch.channels_last),
-    nn.Conv3d: (F.conv3d, "mkldnn_reorder_conv3d_weight", torch.channels_last_3d),
+    nn.Conv3d: (F.conv3d, "mkldnn_reorder_conv3d_weight", torch.contiguous_format),
 }
 
 
@@ -97,9 +97,9 @@ class InferenceNetwork(nn.Module):
         return self.network(images.to(self.dtype, memory_format=torch.channels_last)).float()
 
 
-def folded(backbone: nn.Module) -> torch.fx.GraphModule:
+def folded(network: nn.Module) -> torch.fx.GraphModule:
     """A copy of the network in which each convolution holds the batch norm and the activation that follow it."""
-    traced = torch.fx.symbolic_trace(backbone)
+    traced = torch.fx.symbolic_trace(network)
     modules = dict(traced.named_modules())
 
     def module_of(node: torch.fx.Node) -> nn.Module | None:

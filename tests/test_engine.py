@@ -144,7 +144,7 @@ def test_an_evaluation_gives_what_the_network_gives_and_sees_its_latest_weights(
             expected = torch.cat([small_model.eval()(frames).logits for frames, _, _ in batches])
         torch.testing.assert_close(found.logits.softmax(1), expected.softmax(1), rtol=0, atol=1e-4)
         loss = torch.nn.functional.cross_entropy(expected, labels[:, 0])
-        assert metrics["loss"] == pytest.approx(float(loss), abs=1e-4)
+        assert metrics["loss"] == pytest.approx(float(loss), abs=1e-3)
         with torch.no_grad():
             small_model.local_CNN.conv1.weight.mul_(1.5)
             small_model.global_CNN.features[0][1].running_mean.add_(0.5)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -42,11 +43,20 @@ def test_every_output_is_that_of_the_network_it_is_made_from(model, frames, pack
         )
 
 
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @torch.no_grad()
-def test_an_image_gets_the_same_maps_to_rounding_in_groups_of_any_size(model, monkeypatch):
+def test_an_image_gets_the_same_maps_to_rounding_in_groups_of_any_size(model, monkeypatch, threads):
     network = prepare_for_inference(model).local_CNN
-    images = torch.rand(5, 3, 32, 32)
-    at_once = network(images)
+    images = torch.rand(7, 3, 32, 32)
+    at_once = network.network(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(network(images), at_once)
     monkeypatch.setattr(inference_network, "PIXELS_AT_ONCE", 2 * 32 * 32)
     torch.testing.assert_close(network(images), at_once)
     monkeypatch.setattr(inference_network, "PIXELS_AT_ONCE", 1)

@@ -115,17 +115,12 @@ def published_average_precision(logits: Tensor, labels: Tensor) -> Tensor:
 def metrics_row(videos: int = 100_000, classes: int = 400, rounds: int = 1) -> Row:
     """mAP of one head, against the published way."""
     logits, labels = torch.randn(videos, classes), random_labels(videos, classes)
-    ways = {
-        "yardstick": lambda: published_average_precision(logits, labels),
-        "ours": lambda: mean_average_precision(logits, labels)[1],
-    }
-    seconds, found = take_turns(ways, rounds, CPU)
-    return Row(
+    return _row_of(
         f"mAP of {videos} videos x {classes} classes, s",
-        min(seconds["yardstick"]),
-        min(seconds["ours"]),
-        ratio(seconds["yardstick"], seconds["ours"]),
-        f"{float((found['yardstick'] - found['ours']).abs().max()):.1e} percent points of a class's AP",
+        lambda: published_average_precision(logits, labels),
+        lambda: mean_average_precision(logits, labels)[1],
+        "percent points of a class's AP",
+        rounds,
     )
 
 
@@ -138,28 +133,29 @@ def exit_curves_row(train_videos: int = 10_024, videos: int = 4_926, exits: int 
     curves = {name: exit_curve(train, logits, labels, costs, name, "map") for name in CRITERIA}
     rows = torch.arange(videos)
 
-    def published() -> list[float]:
-        found = []
+    def published() -> Tensor:
+        metrics = []
         for name, points in curves.items():
             for point in points:
                 left = exit_decisions(logits, point.thresholds, name)
                 for exit_numbers in (left, left[torch.randperm(videos, generator=generator)]):  # and at random exits
-                    found.append(float(published_average_precision(logits[rows, exit_numbers], labels).mean()))
-        return found[::2]
+                    metrics.append(published_average_precision(logits[rows, exit_numbers], labels).mean())
+        return torch.stack(metrics[::2])
 
-    def ours() -> list[float]:
+    def ours() -> Tensor:
         both = [exit_curve(train, logits, labels, costs, name, "map") for name in CRITERIA]
-        return [point.metric for points in both for point in points]
+        return torch.tensor([point.metric for points in both for point in points])
 
-    seconds, found = take_turns({"yardstick": published, "ours": ours}, 1, CPU)
-    apart = max(abs(a - b) for a, b in zip(found["yardstick"], found["ours"], strict=True))
-    return Row(
-        f"early-exit curves, {train_videos} + {videos} videos, s",
-        min(seconds["yardstick"]),
-        min(seconds["ours"]),
-        ratio(seconds["yardstick"], seconds["ours"]),
-        f"{apart:.1e} percent points of mAP",
-    )
+    what = f"early-exit curves, {train_videos} + {videos} videos, s"
+    return _row_of(what, published, ours, "percent points of mAP", rounds=1)
+
+
+def _row_of(what: str, published: Callable[[], Tensor], ours: Callable[[], Tensor], unit: str, rounds: int) -> Row:
+    """The two ways of computing figures in turns, and how far these are apart."""
+    seconds, found = take_turns({"yardstick": published, "ours": ours}, rounds, CPU)
+    apart = float((found["yardstick"] - found["ours"]).abs().max())
+    there, here = seconds["yardstick"], seconds["ours"]
+    return Row(what, min(there), min(here), ratio(there, here), f"{apart:.1e} {unit}")
 
 
 def gather(processes: int, videos: int, classes: int) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """ops/training_curves.py: curves show the recorded figures."""
 
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def test_any_number_of_epochs_can_be_drawn_and_figures_that_are_not_finite(epoch
         figure = curves_figure({"run": lines})
         figure.set_dpi(40)
         figure.canvas.draw()
+    panels = {axes.get_title(loc="left"): lines_of(axes) for axes in figure.axes}
+    assert len(panels["loss"]["training"]) == epochs
+    assert math.isnan(panels["terms of the training loss"]["cat"][-1][1])
 
 
 def test_the_curves_go_into_the_folder_of_the_run_where_there_are_epochs(tmp_path):

@@ -64,14 +64,15 @@ def run_for_real(
     thresholds: [K] by operating point; simulated: the same videos in full, on the main process. Returns whether every
     exit and prediction is the simulation's, but for rounding.
     """
-    nobody_leaves = np.full(len(gflops), np.inf, dtype=np.float32)
+    nobody_may, nobody_does = (np.full(len(gflops), limit, dtype=np.float32) for limit in (np.inf, np.finfo("f4").max))
     variants = [
         Variant(name, row, EarlyExitInference(model, row, options.criterion, options.focus_chunk))
-        for name, row in [("without exits", nobody_leaves), *((f"p = {p}", row) for p, row in thresholds.items())]
+        for name, row in [("without exits", nobody_may), *((f"p = {p}", row) for p, row in thresholds.items())]
     ]
+    warm_up = [variants[0].inference, EarlyExitInference(model, nobody_does, options.criterion, options.focus_chunk)]
     batches = EvaluationBatches(len(rows), options.dynamic_batch_size, distributed.rank(), distributed.world_size())
     with ThreadPoolExecutor(max(1, options.workers)) as threads:
-        take_turns(variants, dataset, rows, batches, threads, logger, stop_request)
+        take_turns(variants, warm_up, dataset, rows, batches, threads, logger, stop_request)
 
     mine = torch.tensor(batches.indices, dtype=torch.int64)
     outcomes = [(variant, *_gather(variant, mine, len(rows), model)) for variant in variants]
@@ -94,6 +95,7 @@ def run_for_real(
 
 def take_turns(
     variants: Sequence[Variant],
+    warm_up: Sequence[EarlyExitInference],
     dataset: VideoDataset,
     rows: np.ndarray,
     batches: EvaluationBatches,
@@ -103,12 +105,13 @@ def take_turns(
 ) -> None:
     """Run each batch, places in `rows`, by all variants, in turns in which everyone is first equally often.
 
-    Raises Stopped, on all processes, when a signal comes.
+    warm_up: what has a first video before, since the first call of anything is slow. Raises Stopped, on all processes,
+    when a signal comes.
     """
     for number, places in enumerate(logger.progress(batches, "for real")):
         batch = rows[places]
-        if number == 0:  # not timed: the first call of anything is slow
-            variants[0].inference(FolderFrames(dataset, batch[:1], threads))
+        for inference in warm_up if number == 0 else ():
+            inference(FolderFrames(dataset, batch[:1], threads))
         turn = number % len(variants)
         for variant in [*variants[turn:], *variants[:turn]]:
             source = FolderFrames(dataset, batch, threads)

@@ -44,7 +44,7 @@ def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compil
     It shares everything else with `model`, and later changes of those three networks' weights do not reach it.
     precision: one of `PRECISIONS`, in which the backbones compute; see `check_precision`. compiled: by torch.compile,
     when they first run; see `ops.compilation`. At the published sizes the copy takes 0.3 s and, in float32, 110 MB,
-    twice that once it has run on a CPU. Raises ValueError for a model in training mode.
+    on a CPU two or three times that once it has run. Raises ValueError for a model in training mode.
     """
     if model.training:
         raise ValueError("the model is in training mode; call eval() first")
@@ -78,20 +78,23 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         self.feature_dim, self.dtype = backbone.feature_dim, dtype
         self.network = folded(backbone).to(dtype)
-        self.may_split = ON_X86 and not compiled
+        self.splits = ON_X86 and not compiled
         if compiled:
             self.network.compile()
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.device.type != "cpu" or len(images) < 2:
+        threads, number = torch.get_num_threads(), len(images)
+        if images.device.type != "cpu" or number < 2:
             return self._maps(images)
         at_once = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
-        cores = min(torch.get_num_threads(), len(images) // FEWEST_IMAGES) if self.may_split else 1
-        if cores < 2:
-            return torch.cat([self._maps(group) for group in images.split(at_once)])
-        turns = math.ceil(len(images) / (cores * at_once))
-        groups = images.split(math.ceil(len(images) / (cores * turns)))  # as many for one core as for another
-        return torch.cat(side_by_side(self._maps, groups))
+        if threads > 1 and self.splits:
+            cores = min(threads, number // FEWEST_IMAGES)
+            if number >= threads and cores > 1:
+                turns = math.ceil(number / (cores * at_once))
+                groups = images.split(math.ceil(number / (cores * turns)))  # as many for one core as for another
+                return torch.cat(side_by_side(self._maps, groups))
+            at_once = 1  # all cores on each; see `FoldedConvolution`
+        return torch.cat([self._maps(group) for group in images.split(at_once)])
 
     def _maps(self, images: Tensor) -> Tensor:
         return self.network(images.to(self.dtype, memory_format=torch.channels_last)).float()
@@ -125,7 +128,13 @@ def folded(network: nn.Module) -> torch.fx.GraphModule:
 
 
 class FoldedConvolution(nn.Module):
-    """A 2D or 3D convolution, batch norm and activation (nn.ReLU, nn.ReLU6 or None) as one operation."""
+    """A 2D or 3D convolution, batch norm and activation (nn.ReLU, nn.ReLU6 or None) as one operation.
+
+    Which layout of the weights suits oneDNN depends on the number of threads and, with several threads, of images. In
+    another layout some convolutions take up to 200 times as long. So weights are packed for one thread, which suits any
+    number of images, and for single images on several; several images on several threads have their weights brought
+    into the layout in every call.
+    """
 
     def __init__(
         self,
@@ -145,15 +154,18 @@ class FoldedConvolution(nn.Module):
         self.activation = activation(inplace=True) if activation else None
         # oneDNN's activations turn what is not a number into 0: a network that has diverged would seem to answer.
         self.may_pack = bool(self.weight.isfinite().all() and self.bias.isfinite().all())
-        self.packed: Tensor | None = None
+        self.packed: dict[int, Tensor] = {}  # by the number of threads
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type == "cpu" and not torch.compiler.is_compiling() and self.may_pack and onednn_packs():
-            if self.packed is None:
-                self.packed = self.reorder(self.weight.to_mkldnn(), *self.place, images.shape)
-            return torch.ops.mkldnn._convolution_pointwise(
-                images, self.packed, self.bias, *self.place, *self.onednn_activation
-            )
+            threads = torch.get_num_threads()
+            if threads == 1 or len(images) == 1:
+                if threads not in self.packed:
+                    shape = [images.shape] if images.dim() == 4 else []  # optional, and in 3D a later addition
+                    self.packed[threads] = self.reorder(self.weight.to_mkldnn(), *self.place, *shape)
+                return torch.ops.mkldnn._convolution_pointwise(
+                    images, self.packed[threads], self.bias, *self.place, *self.onednn_activation
+                )
         padding, stride, dilation, groups = self.place
         result = self.convolve(images, self.weight, self.bias, stride, padding, dilation, groups)
         return result if self.activation is None else self.activation(result)

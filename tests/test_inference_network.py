@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import inference_network
 from ops.errors import UserError
 from ops.flops import exit_gflops
-from ops.inference_network import InferenceNetwork, check_precision, prepare_for_inference
+from ops.inference_network import FoldedConvolution, InferenceNetwork, check_precision, prepare_for_inference
 from tests.conftest import SMALL, reference_weights
 
 
@@ -83,6 +84,23 @@ def test_no_batch_norm_or_activation_of_its_own_is_left_after_a_convolution(mode
     # In ResNet-50 one activation follows each addition of a shortcut, 16 in all; the other 33 are folded in.
     calls = [node.target for node in prepared.local_CNN.network.graph.nodes if node.op == "call_module"]
     assert sum(target.endswith("relu") for target in calls) == 16
+
+
+@pytest.mark.parametrize(("channels", "side"), [((2048, 512), 1), ((64, 384), 8)])
+@torch.no_grad()
+def test_weights_are_packed_for_one_thread_and_for_single_images(channels, side):
+    if not inference_network.onednn_packs():
+        pytest.skip("this PyTorch does not pack weights")
+    convolution, batch_norm = nn.Conv2d(*channels, 1, bias=False).eval(), nn.BatchNorm2d(channels[1]).eval()
+    whole, before = FoldedConvolution(convolution, batch_norm, nn.ReLU), torch.get_num_threads()
+    try:
+        for threads, number in itertools.product((2, 1), (3, 1, 2)):
+            torch.set_num_threads(threads)
+            images = torch.randn(number, channels[0], side, side).contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(whole(images), batch_norm(convolution(images)).relu(), rtol=1e-3, atol=1e-4)
+            assert list(whole.packed) == ([2, 1] if threads == 1 else [] if number == 3 else [2])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_costs_count_the_same(model):

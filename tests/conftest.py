@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,17 @@ REFERENCE = ROOT / "tests" / "reference"
 SMALL = {"num_segments": 6, "num_glance_segments": 3, "num_focus_segments": 2, "patch_size": 32, "input_size": 64}
 SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
 SMALL_OPTIONS += ["--pretrained", "none", "--batch_size", "2", "--workers", "0", "--print-freq", "1"]
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """PyTorch computes on that many threads, and afterwards on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def reference_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from ops import inference_network
 from ops.errors import UserError
 from ops.flops import exit_gflops
 from ops.inference_network import FoldedConvolution, InferenceNetwork, check_precision, prepare_for_inference
-from tests.conftest import SMALL, reference_weights
+from tests.conftest import SMALL, reference_weights, torch_threads
 
 
 @pytest.fixture(scope="module", params=["mbv2", "res50"])
@@ -46,10 +46,8 @@ def test_every_output_is_that_of_the_network_it_is_made_from(model, frames, pack
 
 @pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
 def threads(request) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
 
 
 @torch.no_grad()
@@ -92,15 +90,12 @@ def test_weights_are_packed_for_one_thread_and_for_single_images(channels, side)
     if not inference_network.onednn_packs():
         pytest.skip("this PyTorch does not pack weights")
     convolution, batch_norm = nn.Conv2d(*channels, 1, bias=False).eval(), nn.BatchNorm2d(channels[1]).eval()
-    whole, before = FoldedConvolution(convolution, batch_norm, nn.ReLU), torch.get_num_threads()
-    try:
-        for threads, number in itertools.product((2, 1), (3, 1, 2)):
-            torch.set_num_threads(threads)
+    whole = FoldedConvolution(convolution, batch_norm, nn.ReLU)
+    for threads, number in itertools.product((2, 1), (3, 1, 2)):
+        with torch_threads(threads):
             images = torch.randn(number, channels[0], side, side).contiguous(memory_format=torch.channels_last)
             torch.testing.assert_close(whole(images), batch_norm(convolution(images)).relu(), rtol=1e-3, atol=1e-4)
             assert list(whole.packed) == ([2, 1] if threads == 1 else [] if number == 3 else [2])
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_costs_count_the_same(model):

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from ops.side_by_side import side_by_side
+from tests.conftest import torch_threads
 
 
 @pytest.fixture(autouse=True)
 def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(3):
+        yield
 
 
 def test_results_come_in_the_order_of_the_groups():

@@ -86,9 +86,9 @@ def small_model(_small_model: UniAdaFocus) -> UniAdaFocus:
     return copy.deepcopy(_small_model)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def thin_networks() -> Iterator[None]:
-    """Networks that are built in the module's tests are thin."""
+    """Networks that are built in the test are thin; fixtures of a wider scope say `with thin_networks()` themselves."""
     with thin.thin_networks():
         yield
 

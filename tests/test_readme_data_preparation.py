@@ -78,7 +78,7 @@ def test_the_rates_of_the_table_give_as_many_frames_as_the_published_lists_count
         assert call(main.main, "--dataset", name, "--data_dir", work / folder, "--check_data", "full") == 0
 
 
-def test_the_dataset_of_a_table_of_labels_can_be_trained_on(prepared):
+def test_the_dataset_of_a_table_of_labels_can_be_trained_on(prepared, thin_networks, no_pictures):
     work, _ = prepared
     data = ["--dataset", "mine", "--data_dir", work / "PATH_TO_DATASET", "--root_log", work / "log"]
     assert call(main.main, *data, *SMALL_OPTIONS, "--epochs", 1) == 0

@@ -5,6 +5,7 @@ import functools
 import json
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -94,6 +95,13 @@ def thin_networks() -> Iterator[None]:
 
 
 @pytest.fixture
+def thin_model(thin_networks: None) -> UniAdaFocus:
+    """As `small_model`, of thin networks."""
+    torch.manual_seed(0)
+    return UniAdaFocus(4, **SMALL)
+
+
+@pytest.fixture
 def no_pictures() -> Iterator[None]:
     """Runs draw nothing and keep no TensorBoard log."""
     with thin.no_pictures():
@@ -174,25 +182,55 @@ def call(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
 
 
 class Ended(NamedTuple):
-    """What came of several processes, as of one that `run_script` ran: the largest exit code, and all they printed."""
+    """What came of forked processes, as of one that `run_script` ran: the largest exit code, and all they printed."""
 
     returncode: int
     stdout: str
     stderr: str
 
 
+def run_forked(*arguments: object, cwd: Path = ROOT, check: bool = True) -> Ended:
+    """`python arguments` in a process that is forked from this one: seconds sooner than `run_script`, for commands that
+    need no beginning of their own. What this process has imported and patched is there already."""
+    return _ended([partial(_run_command, [str(argument) for argument in arguments], cwd)], check)
+
+
+def _run_command(arguments: list[str], cwd: Path) -> None:
+    os.chdir(cwd)
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
 def call_together(
-    main: Callable[[Sequence[str]], int], *arguments: object, check: bool = True, patience: float = 30
+    main: Callable[[Sequence[str]], int | None], *arguments: object, check: bool = True, patience: float = 30
 ) -> Ended:
     """Call an entry script's `main` in two processes of one run, for which no launcher is needed.
 
     They are forked from this one, with all that it has imported and patched, and meet in a file.
     check: both must end well. patience: when one has failed, seconds that the other has to end by itself.
     """
-    work = partial(main, [str(argument) for argument in arguments])
+    with tempfile.TemporaryDirectory() as folder:
+        given = [str(argument) for argument in arguments]
+        return _ended([partial(_take_part, rank, folder, main, given) for rank in range(2)], check, patience)
+
+
+def _take_part(rank: int, folder: str, main: Callable[[Sequence[str]], int | None], arguments: list[str]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    distributed.MEETING_PLACE = f"file://{folder}/meeting?rank={rank}&world_size=2"
+    run_entry(lambda: main(arguments))
+
+
+def _ended(works: Sequence[Callable[[], None]], check: bool, patience: float = 0) -> Ended:
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        processes = [context.Process(target=_one_of_two, args=(work, rank, Path(folder))) for rank in range(2)]
+        outputs = [[Path(folder) / f"{kind}{number}" for kind in ("out", "err")] for number in range(len(works))]
+        processes = [
+            context.Process(target=_print_to, args=(*files, work)) for files, work in zip(outputs, works, strict=True)
+        ]
         for process in processes:
             process.start()
         given_up = time.monotonic() + 240
@@ -203,23 +241,19 @@ def call_together(
             process.join(patience)
             process.kill()  # does nothing to one that has ended
             process.join()
-        printed = [
-            "".join((Path(folder) / f"{kind}{rank}").read_text() for rank in range(2)) for kind in ("out", "err")
-        ]
+        printed = ["".join(file.read_text() for file in files) for files in zip(*outputs, strict=True)]
     ended = Ended(max(abs(process.exitcode) for process in processes), *printed)
     if check:
         assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-5000:]
     return ended
 
 
-def _one_of_two(work: Callable[[], int | None], rank: int, folder: Path) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads
-    distributed.MEETING_PLACE = f"file://{folder}/meeting?rank={rank}&world_size=2"
-    sys.stdout, sys.stderr = open(folder / f"out{rank}", "w"), open(folder / f"err{rank}", "w")  # noqa: SIM115
+def _print_to(out: Path, err: Path, work: Callable[[], None]) -> None:
+    sys.stdout, sys.stderr = open(out, "w"), open(err, "w")  # noqa: SIM115
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stderr.fileno(), 2)
-    run_entry(work)
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    work()
 
 
 def launcher(*options: str, module: str = "torch.distributed.run") -> list[str]:

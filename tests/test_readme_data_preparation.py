@@ -8,7 +8,7 @@ import pytest
 
 import main
 from dataset_config import BUILT_IN
-from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script
+from tests.conftest import ROOT, SMALL_OPTIONS, call, run_forked
 from tests.videos import make_video
 
 RATE, SECONDS = 10, 4  # of the small videos
@@ -43,7 +43,7 @@ def prepared(section, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     for command in "".join(fences(section, "bash")).splitlines():
         arguments = shlex.split(PLACEHOLDER.sub(lambda name: str(work / name[0]), command))
         assert arguments.pop(0) == "python"
-        printed[command] = run_script(*arguments).stdout
+        printed[command] = run_forked(*arguments).stdout
     return work, printed
 
 

@@ -8,6 +8,7 @@ strictly, but need no gradient.
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,9 @@ class MobileNetV2Backbone(MobileNetV2):
 
     feature_dim = 1280
 
-    def __init__(self) -> None:
-        super().__init__(block=LeanInvertedResidual)
+    def __init__(self, **sizes: Any) -> None:
+        """sizes: arguments of torchvision's `MobileNetV2`, for a network of other sizes than the published ones."""
+        super().__init__(block=LeanInvertedResidual, **sizes)
         for block in self.features[1:-1]:
             block.conv = nn.Sequential(*(layer for part in block.conv for layer in _flatten(part)))
         self.classifier = nn.Linear(self.feature_dim, IMAGENET_CLASSES).requires_grad_(False)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ops.errors import UserError
 
 TIME_LIMIT = 30.0  # minutes to wait for another process
+PATIENCE = 15.0  # seconds in which a process that is still there answers, after a failed exchange
+MEETING_PLACE = "env://"  # where processes find each other: at the address that the launcher says
 
 
 def rank() -> int:
@@ -67,18 +69,18 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
 def _join(backend: str, time_limit: timedelta) -> None:
     """Join under keys of this attempt: where a launcher starts processes again, it may keep the store in which those
     of the attempt before left their addresses."""
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=time_limit))
+    store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
     attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
 
 
-def missing_ranks(patience: float = 15.0) -> list[int]:
-    """After a failed exchange: the processes that do not answer within `patience` seconds. All survivors call this."""
+def missing_ranks() -> list[int]:
+    """After a failed exchange: the processes that do not answer within `PATIENCE` seconds. All survivors call this."""
     store = dist.distributed_c10d._get_default_store()
     waited_for = [other for other in range(world_size()) if other != rank()]
     try:
         store.set(f"alive/{rank()}", "yes")
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while waited_for and time.monotonic() < deadline:
             waited_for = [other for other in waited_for if not store.check([f"alive/{other}"])]
             time.sleep(0.1)

@@ -1,13 +1,21 @@
 """What several test files share: reference weights, small networks and datasets, and running the entry scripts."""
 
+import copy
+import functools
 import json
+import multiprocessing
 import os
+import runpy
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # said before torch is loaded: test runs share the cores
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -19,7 +27,9 @@ import pytest
 import torch
 
 from models.uni_adafocus import UniAdaFocus
+from ops import distributed
 from ops.errors import run_entry
+from tests import thin
 from tests.reference import recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +39,7 @@ REFERENCE = ROOT / "tests" / "reference"
 SMALL = {"num_segments": 6, "num_glance_segments": 3, "num_focus_segments": 2, "patch_size": 32, "input_size": 64}
 SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
 SMALL_OPTIONS += ["--pretrained", "none", "--batch_size", "2", "--workers", "0", "--print-freq", "1"]
+THIN = ["-m", "tests.thin"]  # before the name of a script, for a process: as the fixtures thin_networks and no_pictures
 
 
 @contextmanager
@@ -43,9 +54,13 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def reference_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict that the reference figures were made with, for a model of any size."""
-    layout = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    return {name: torch.from_numpy(np.asarray(value)) for name, value in recipe.weights(layout).items()}
+    """The state dict that the reference figures were made with, for a model of any size. The tensors are shared."""
+    return dict(_reference_weights(tuple((name, tuple(value.shape)) for name, value in model.state_dict().items())))
+
+
+@functools.lru_cache(maxsize=2)  # drawing 43 million numbers takes a while
+def _reference_weights(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in recipe.weights(dict(layout)).items()}
 
 
 def reference_clips(names: Sequence[str], frames: int) -> torch.Tensor:
@@ -59,11 +74,38 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
-@pytest.fixture
-def small_model() -> UniAdaFocus:
-    """A network of 4 classes in the smallest settings, with fixed random weights."""
+@pytest.fixture(scope="session")
+def _small_model() -> UniAdaFocus:
     torch.manual_seed(0)
     return UniAdaFocus(4, **SMALL)
+
+
+@pytest.fixture
+def small_model(_small_model: UniAdaFocus) -> UniAdaFocus:
+    """A network of 4 classes in the smallest settings, with fixed random weights."""
+    torch.manual_seed(0)
+    return copy.deepcopy(_small_model)
+
+
+@pytest.fixture
+def thin_networks() -> Iterator[None]:
+    """Networks that are built in the test are thin; fixtures of a wider scope say `with thin_networks()` themselves."""
+    with thin.thin_networks():
+        yield
+
+
+@pytest.fixture
+def thin_model(thin_networks: None) -> UniAdaFocus:
+    """As `small_model`, of thin networks."""
+    torch.manual_seed(0)
+    return UniAdaFocus(4, **SMALL)
+
+
+@pytest.fixture
+def no_pictures() -> Iterator[None]:
+    """Runs draw nothing and keep no TensorBoard log."""
+    with thin.no_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +179,93 @@ def call(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
     with pytest.raises(SystemExit) as left:
         run_entry(lambda: main([str(argument) for argument in arguments]))
     return left.value.code
+
+
+class Ended(NamedTuple):
+    """What came of forked processes, as of one that `run_script` ran: the largest exit code, and all they printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_forked(*arguments: object, cwd: Path = ROOT, check: bool = True) -> Ended:
+    """`python arguments` in a process that is forked from this one: seconds sooner than `run_script`, for commands that
+    need no beginning of their own. What this process has imported and patched is there already."""
+    return _ended([partial(_run_command, [str(argument) for argument in arguments], cwd)], check)
+
+
+def _run_command(arguments: list[str], cwd: Path) -> None:
+    os.chdir(cwd)
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def call_together(
+    main: Callable[[Sequence[str]], int | None], *arguments: object, check: bool = True, patience: float = 30
+) -> Ended:
+    """Call an entry script's `main` in two processes of one run, for which no launcher is needed.
+
+    They are forked from this one, with all that it has imported and patched, and meet in a file.
+    check: both must end well. patience: when one has failed, seconds that the other has to end by itself.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given = [str(argument) for argument in arguments]
+        return _ended([partial(_take_part, rank, folder, main, given) for rank in range(2)], check, patience)
+
+
+def _take_part(rank: int, folder: str, main: Callable[[Sequence[str]], int | None], arguments: list[str]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    distributed.MEETING_PLACE = f"file://{folder}/meeting?rank={rank}&world_size=2"
+    run_entry(lambda: main(arguments))
+
+
+def _ended(works: Sequence[Callable[[], None]], check: bool, patience: float = 0) -> Ended:
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [[Path(folder) / f"{kind}{number}" for kind in ("out", "err")] for number in range(len(works))]
+        processes = [
+            context.Process(target=_print_to, args=(*files, work)) for files, work in zip(outputs, works, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        given_up = time.monotonic() + 240
+        while all(process.exitcode in (None, 0) for process in processes) and processes[0].exitcode != 0:
+            assert time.monotonic() < given_up
+            time.sleep(0.02)
+        for process in processes:
+            process.join(patience)
+            process.kill()  # does nothing to one that has ended
+            process.join()
+        printed = ["".join(file.read_text() for file in files) for files in zip(*outputs, strict=True)]
+    ended = Ended(max(abs(process.exitcode) for process in processes), *printed)
+    if check:
+        assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-5000:]
+    return ended
+
+
+def _print_to(out: Path, err: Path, work: Callable[[], None]) -> None:
+    sys.stdout, sys.stderr = open(out, "w"), open(err, "w")  # noqa: SIM115
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stderr.fileno(), 2)
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    work()
+
+
+def launcher(*options: str, module: str = "torch.distributed.run") -> list[str]:
+    """The beginning of a command that starts two processes, with a port that is free."""
+    return ["-m", module, "--nproc_per_node=2", f"--master_port={free_port()}", *options]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
 
 
 def the_error(stderr: str) -> str:

@@ -14,10 +14,11 @@ from models import ablation as policies
 from models.uni_adafocus import UniAdaFocus
 from ops.flops import exit_gflops
 from opts import add_ablation_options, build_parser, parse_options
-from tests.conftest import SMALL, SMALL_OPTIONS, call, reference_weights, run_script, the_error, write_frames
+from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
+from tests.thin import thin_networks
 
 RUN = "UniAdaFocus_mine_mbv2_segment6_e50"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617"]
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def options(tmp_path_factory) -> list[object]:
     for number in range(5):
         write_frames(folder / "frames" / f"val{number}", 8, seed=number)
     path = folder / "reference.pth.tar"
-    torch.save({"state_dict": reference_weights(UniAdaFocus(4, **SMALL))}, path)
+    with thin_networks():
+        torch.save({"state_dict": reference_weights(UniAdaFocus(4, **SMALL))}, path)
     return ["--dataset", "mine", "--data_dir", folder, *SMALL_OPTIONS, "--evaluate", "--resume", path]
 
 
@@ -38,7 +40,8 @@ def options(tmp_path_factory) -> list[object]:
 def finished(options, tmp_path_factory) -> Path:
     """The log folder of a comparison of all policies, which tests only read."""
     log = tmp_path_factory.mktemp("log")
-    assert call(main.main, *options, "--root_log", log, "--set_ablation") == 0
+    with thin_networks():
+        assert call(main.main, *options, "--root_log", log, "--set_ablation") == 0
     return log / RUN
 
 
@@ -99,7 +102,7 @@ def test_random_choices_depend_on_the_seed_and_not_on_the_batches(evaluate, tmp_
 
 
 def test_two_processes_write_the_table_of_one(evaluate, finished, tmp_path):
-    done = run_script("main.py", *evaluate, "--set_ablation", launcher=TORCHRUN)
+    done = call_together(main.main, *evaluate, "--set_ablation")
     assert rows_of(tmp_path / "log" / RUN) == rows_of(finished)
     assert done.stdout.count("Ablation of the policies") == 1
 

@@ -10,7 +10,7 @@ from ops.exit_curve import exit_decisions
 from tests.conftest import SMALL, call
 
 
-def test_a_small_benchmark_agrees_with_the_simulation(capsys):
+def test_a_small_benchmark_agrees_with_the_simulation(thin_networks, capsys):
     sizes = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     assert call(main, *sizes, "--videos", 4, "--batch_size", 2, "--rounds", 1, "--p", 10, 19) == 0
     printed = capsys.readouterr().out

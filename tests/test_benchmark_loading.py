@@ -9,7 +9,9 @@ from tests.conftest import call, the_error
 
 
 @pytest.mark.parametrize("mode", ["training", "evaluation"])
-def test_clips_are_compared_with_the_published_pipeline(mode, capsys):
+def test_clips_are_compared_with_the_published_pipeline(mode, monkeypatch, capsys):
+    monkeypatch.setattr(loading, "SEGMENTS", 12)
+    monkeypatch.setattr(loading, "BATCH_SIZE", 1)
     sizes = ["--videos", 1, "--rounds", 1, "--batches", 4, "--quality", 30]
     assert call(loading.main, "--tables", "clips", "--modes", mode, *sizes) == 0
     printed = capsys.readouterr().out

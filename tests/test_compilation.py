@@ -11,6 +11,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.compilation import check_compiler, compile_backbones
 from ops.inference_network import InferenceNetwork, prepare_for_inference
 from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
+from tests.thin import thin_networks
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ here")
@@ -69,7 +70,8 @@ def test_a_prepared_backbone_that_is_compiled_is_one_graph_and_gives_the_same_ma
 
 def test_a_model_whose_training_is_compiled_can_be_prepared(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda work, **_: work)
-    model = UniAdaFocus(4, **SMALL)
+    with thin_networks():
+        model = UniAdaFocus(4, **SMALL)
     frames = torch.randint(0, 256, (1, 6, 3, 64, 64), dtype=torch.uint8)
     compile_backbones(model)
     with torch.no_grad():
@@ -77,6 +79,7 @@ def test_a_model_whose_training_is_compiled_can_be_prepared(monkeypatch):
         torch.testing.assert_close(prepare_for_inference(model)(frames).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("thin_networks", "no_pictures")
 def test_the_option_reaches_training_and_evaluation(dataset_folder, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda work, **_: compiled.append(work) or work)

@@ -16,10 +16,11 @@ from models.uni_adafocus import UniAdaFocus
 from ops import data_check
 from ops.annotations import read_annotations
 from ops.dataset import VideoDataset
-from tests.conftest import SMALL, SMALL_OPTIONS, call, run_script
+from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together
 
 FRAMES = 8  # listed, of each video
 RUN = "log/UniAdaFocus_mine_mbv2_segment6_e1"
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
 
 @pytest.fixture
@@ -347,8 +348,7 @@ def test_two_processes_leave_out_the_same_videos_and_count_together(options, dat
     for video in ("val0", "val2"):
         frame(dataset_folder, video, 4).unlink()
     shutil.rmtree(dataset_folder / "frames" / "val1")  # so that val0 and val2 fall to different processes
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641"]
-    done = run_script("main.py", *options, "--skip_missing", "--workers", 1, launcher=launcher)
+    done = call_together(main.main, *options, "--skip_missing", "--workers", 1)
     assert done.stdout.count("no folder of frames: 2 videos\n") == 1
     assert re.search(r"warning: evaluation: 2 frames of 2 videos could not be read.*: val0, val2\n", done.stdout)
     found = record(tmp_path)

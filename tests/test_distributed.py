@@ -5,15 +5,10 @@ import torch
 
 from ops import distributed
 from ops.errors import UserError
-from tests.conftest import ROOT, run_script
+from tests.conftest import call_together, the_error
 
-TWO_PROCESSES = """
-import sys
-import torch
-from ops import distributed
-from ops.errors import UserError, run_entry
 
-def main():
+def exchange(arguments) -> None:
     with distributed.process_group():
         rank = distributed.rank()
         assert distributed.world_size() == 2 and distributed.is_main_process() == (rank == 0)
@@ -40,18 +35,11 @@ def main():
                 raise UserError("only the second process knows")
         print("not reached", flush=True)
 
-run_entry(main)
-"""
 
-
-def test_two_processes_exchange_rows_sums_and_mistakes(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{TWO_PROCESSES}")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613"]
-    done = run_script(str(script), launcher=launcher, check=False)
-    assert "rank 0 got here" in done.stdout and "rank 1 got here" in done.stdout, done.stderr
-    assert "not reached" not in done.stdout
-    assert done.stderr.count("error: only the second process knows") == 1
+def test_two_processes_exchange_rows_sums_and_mistakes():
+    done = call_together(exchange, check=False)
+    assert done.stdout == "rank 0 got here\nrank 1 got here\n", done.stderr
+    assert done.returncode == 2 and "only the second process knows" in the_error(done.stderr)
 
 
 def test_one_process_needs_no_group():

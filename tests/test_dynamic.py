@@ -15,6 +15,7 @@ from ops.exit_curve import CRITERIA, criterion_values, exit_decisions
 from ops.frame_sources import ClipFrames
 from ops.inference_network import prepare_for_inference
 from tests.conftest import SMALL, reference_weights
+from tests.thin import thin_networks
 
 VIDEOS = 9
 SIZES = {
@@ -28,9 +29,11 @@ class Case:
     """A model, clips, and the simulation: the logits of all exits [N, K, C] from running everything."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
-        model = UniAdaFocus(4, **sizes)
+        with thin_networks():
+            model = UniAdaFocus(4, **sizes)
         model.load_state_dict(reference_weights(model))
-        self.model = prepare_for_inference(model.eval())
+        self.plain = model.eval()
+        self.model = prepare_for_inference(model)
         generator = torch.Generator().manual_seed(1)
         coarse = torch.rand(VIDEOS * model.num_segments, 3, 4, 4, generator=generator)
         frames = torch.nn.functional.interpolate(255 * coarse, size=model.input_size, mode="bilinear")
@@ -154,10 +157,9 @@ def test_a_video_right_at_the_threshold_leaves(cases):
         assert answer.exits.tolist() == [exit_number]
 
 
-def test_a_model_that_is_not_prepared_serves_too(cases, small_model):
-    small_model.load_state_dict(reference_weights(small_model))
+def test_a_model_that_is_not_prepared_serves_too(cases):
     thresholds = cases["small"].thresholds([3, 3, 3])
-    answer = EarlyExitInference(small_model.eval(), thresholds, "confidence")(cases["small"].clips)
+    answer = EarlyExitInference(cases["small"].plain, thresholds, "confidence")(cases["small"].clips)
     assert answer.exits.tolist() == exit_decisions(cases["small"].logits, thresholds, "confidence").tolist()
 
 

@@ -13,6 +13,12 @@ from ops.losses import LOSS_NAMES
 from tests.conftest import reference_weights
 
 
+@pytest.fixture
+def small_model(thin_model) -> UniAdaFocus:
+    """The network is not the point here."""
+    return thin_model
+
+
 def _losses(value: float) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value + number) for number, name in enumerate(NAMES)}
 
@@ -82,7 +88,7 @@ def freeze_batch_norms(model) -> None:
             module.eval()
 
 
-def test_pieces_of_a_batch_give_the_losses_and_gradients_of_the_whole():
+def test_pieces_of_a_batch_give_the_losses_and_gradients_of_the_whole(thin_networks):
     torch.manual_seed(0)
     # Every frame is glanced at and looked at as a whole, so that nothing is drawn.
     model = UniAdaFocus(4, 3, 3, 3, patch_size=64, input_size=64, dropout=0.0, fc_dropout=0.0).double()

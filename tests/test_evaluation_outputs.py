@@ -17,8 +17,10 @@ from ops.dataset import VideoDataset
 from ops.evaluation_outputs import show_in_tensorboard, spread_rows
 from ops.logger import RunLogger, set_earlier_run_aside
 from tests.conftest import SMALL, SMALL_OPTIONS, call, write_frames
+from tests.thin import thin_networks
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"
+pytestmark = pytest.mark.usefixtures("thin_networks")
 NAMES = ["$a$", "b|c", "日本", "_d", "never seen"]
 
 
@@ -46,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         found.append(original(*arguments, **keywords)[1])
         return {"Acc_pred@1": 0.0}, found[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, thin_networks():
         patch.setattr(engine, "evaluate", evaluate)
         assert call(main.main, *options) == 0
         (log / FOLDER / "curves.png").unlink()

@@ -2,13 +2,16 @@
 
 import argparse
 import errno
+import os
+import time
 
 import pytest
 import torch
 
-from ops import faults
+import main
+from ops import distributed, engine, faults
 from ops.errors import UserError
-from tests.conftest import ROOT, SMALL_OPTIONS, run_script
+from tests.conftest import SMALL_OPTIONS, call_together, the_error
 
 OPTIONS = argparse.Namespace(batch_size=32, patch_size=128, num_segments=48)
 
@@ -46,34 +49,24 @@ def test_unknown_failures_keep_their_traceback():
         raise RuntimeError("a bug")
 
 
-HANGING = """
-import os, signal, sys, time
-sys.path.insert(0, {root!r})
-from ops import engine
-original = engine.train_one_epoch
+def test_a_process_that_hangs_is_named_after_the_time_limit(
+    thin_networks, no_pictures, dataset_folder, tmp_path, monkeypatch
+):
+    original = engine.train_one_epoch
 
-def hanging(*arguments, after_step, **keywords):
-    def then(step):
-        if os.environ["RANK"] == "1":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(600)
-        after_step(step)
-    return original(*arguments, after_step=then, **keywords)
+    def hanging(*arguments, after_step, **keywords):
+        def then(step):
+            if os.environ["RANK"] == "1":
+                time.sleep(600)
+            after_step(step)
 
-engine.train_one_epoch = hanging
-import main
-from ops.errors import run_entry
-run_entry(main.main)
-"""
+        return original(*arguments, after_step=then, **keywords)
 
-
-def test_a_process_that_hangs_is_named_after_the_time_limit(dataset_folder, tmp_path):
-    script = tmp_path / "hanging.py"
-    script.write_text(HANGING.format(root=str(ROOT)))
-    done = run_script(
-        str(script), "--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS,
-        "--epochs", 1, "--time_limit", 0.2,
-        launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29631"], check=False,
+    monkeypatch.setattr(engine, "train_one_epoch", hanging)
+    monkeypatch.setattr(distributed, "PATIENCE", 0.5)
+    done = call_together(
+        main.main, "--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS,
+        "--epochs", 1, "--time_limit", 0.05, check=False, patience=0,
     )  # fmt: skip
     assert done.returncode != 0
-    assert "error: process 0 lost process 1" in done.stderr
+    assert "process 0 lost process 1" in the_error(done.stderr)

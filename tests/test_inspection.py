@@ -14,13 +14,15 @@ from ops.frame_sources import ClipFrames
 from ops.inference_network import prepare_for_inference
 from ops.inspection import inspect_videos
 from tests.conftest import SMALL, reference_weights
+from tests.thin import thin_networks
 
 VIDEOS = 4
 
 
 @pytest.fixture(scope="module")
 def model() -> UniAdaFocus:
-    model = UniAdaFocus(4, **SMALL | {"num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 3})
+    with thin_networks():
+        model = UniAdaFocus(4, **SMALL | {"num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 3})
     model.load_state_dict(reference_weights(model))
     return model.eval()
 

@@ -14,8 +14,10 @@ from ops.policy_report import PATCHES, area, intersection, main, patches_of, pol
 from ops.toy_dataset import ToySettings, make_toy_dataset
 from ops.toy_truth import ToyTruth, box_in_square
 from tests.conftest import call, reference_weights, the_error
+from tests.thin import thin_networks
 
 SIZES = {"num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 2, "patch_size": 32, "input_size": 64}
+pytestmark = pytest.mark.usefixtures("thin_networks")
 CPU = torch.device("cpu")
 
 
@@ -40,7 +42,8 @@ def truth(dataset):
 
 @pytest.fixture(scope="module")
 def model():
-    model = UniAdaFocus(3, **SIZES)
+    with thin_networks():
+        model = UniAdaFocus(3, **SIZES)
     model.load_state_dict(reference_weights(model))
     return model.eval()
 

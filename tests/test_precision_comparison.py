@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import main
+from models.uni_adafocus import UniAdaFocus
 from ops import precision_comparison
 from ops.errors import UserError
 from ops.inference_network import check_precision
@@ -16,9 +17,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def model(small_model):
-    small_model.load_state_dict(reference_weights(small_model))
-    return small_model.eval()
+def model(thin_networks):
+    model = UniAdaFocus(4, **SMALL)
+    model.load_state_dict(reference_weights(model))
+    return model.eval()
 
 
 @pytest.fixture
@@ -69,7 +71,9 @@ def test_the_summary_says_the_metric_of_both_on_the_videos_compared(model):
     assert "mAP 75.000, in float32 100.000" in comparison.summary(truth, "map")
 
 
-def test_an_evaluation_in_bfloat16_says_so_and_in_float32_does_not(dataset_folder, tmp_path, bfloat16, capsys, model):
+def test_an_evaluation_in_bfloat16_says_so_and_in_float32_does_not(
+    no_pictures, dataset_folder, tmp_path, bfloat16, capsys, model
+):
     torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth.tar")
     run = ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS]
     run += ["--evaluate", "--resume", tmp_path / "weights.pth.tar"]

@@ -21,6 +21,7 @@ from ops.video_batch import VideoBatch
 from ops.video_frames import VideoFile
 from ops.video_paths import FoundVideo, find
 from tests.conftest import SMALL, reference_weights
+from tests.thin import thin_networks
 from tests.videos import make_colourful_video, set_durations
 
 VIDEOS = 7
@@ -28,7 +29,8 @@ VIDEOS = 7
 
 @pytest.fixture(scope="module")
 def model() -> UniAdaFocus:
-    model = UniAdaFocus(4, **SMALL)
+    with thin_networks():
+        model = UniAdaFocus(4, **SMALL)
     model.load_state_dict(reference_weights(model))
     return model.eval()
 

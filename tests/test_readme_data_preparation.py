@@ -8,7 +8,7 @@ import pytest
 
 import main
 from dataset_config import BUILT_IN
-from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script
+from tests.conftest import ROOT, SMALL_OPTIONS, call, run_forked
 from tests.videos import make_video
 
 RATE, SECONDS = 10, 4  # of the small videos
@@ -43,7 +43,7 @@ def prepared(section, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     for command in "".join(fences(section, "bash")).splitlines():
         arguments = shlex.split(PLACEHOLDER.sub(lambda name: str(work / name[0]), command))
         assert arguments.pop(0) == "python"
-        printed[command] = run_script(*arguments).stdout
+        printed[command] = run_forked(*arguments).stdout
     return work, printed
 
 
@@ -83,7 +83,7 @@ def test_the_rates_of_the_table_give_as_many_frames_as_the_published_lists_count
         assert call(main.main, "--dataset", name, "--data_dir", work / folder, "--check_data", "full") == 0
 
 
-def test_the_dataset_of_a_table_of_labels_can_be_trained_on(prepared):
+def test_the_dataset_of_a_table_of_labels_can_be_trained_on(prepared, thin_networks, no_pictures):
     work, _ = prepared
     data = ["--dataset", "mine", "--data_dir", work / "PATH_TO_DATASET", "--root_log", work / "log"]
     assert call(main.main, *data, *SMALL_OPTIONS, "--epochs", 1) == 0

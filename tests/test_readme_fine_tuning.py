@@ -42,7 +42,8 @@ def work(commands, tmp_path_factory):
     for command in commands:
         words = shlex.split(command.replace(PUBLISHED_RUN, SMALL_RUN))
         assert words.pop(0) == "python"
-        run_script(*words, *(SMALLER if words[0] in TAKES_SIZES else []), cwd=work)
+        done = run_script(*words, *(SMALLER if words[0] in TAKES_SIZES else []), cwd=work)
+        (work / f"{words[0]}.out").write_text(done.stdout)
     return work
 
 
@@ -68,6 +69,7 @@ def test_the_commands_end_in_a_model_its_thresholds_and_a_picture_of_each_video(
     assert {"ckpt.best.pth.tar", "per_class.csv", "curves.png", "early_exit_confidence.json", "early_exit.png"} <= made
     assert "starting anew: " in (run / "log.csv").read_text()
     assert len(json.loads((run / "early_exit_confidence.json").read_text())["points"]) == 19
+    assert (work / "predict.py.out").read_text().splitlines()[-1].startswith("6 videos, 0 failed")
     pictures = sorted((work / "pictures").iterdir())
     assert len(pictures) == 6 and all(cv2.imread(str(path)) is not None for path in pictures)
 

@@ -13,10 +13,21 @@ import torch
 import main
 import main_semiAMP
 from ops import checkpoint
-from tests.conftest import ROOT, SMALL_OPTIONS, call, run_script, the_error, write_small_dataset
+from tests.conftest import (
+    ROOT,
+    SMALL_OPTIONS,
+    THIN,
+    call,
+    call_together,
+    launcher,
+    run_script,
+    the_error,
+    write_small_dataset,
+)
+from tests.thin import no_pictures, thin_networks
 
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
 
 @pytest.fixture
@@ -29,8 +40,8 @@ def run_options(dataset_folder) -> list:
     return ["--dataset", "mine", "--data_dir", dataset_folder, *SMALL_OPTIONS, "--epochs", 2, "--eval-freq", 1]
 
 
-def _weights(root) -> torch.Tensor:
-    state = torch.load(root / FOLDER / "ckpt.pth.tar", weights_only=True)
+def _weights(root, folder: str = FOLDER) -> torch.Tensor:
+    state = torch.load(root / folder / "ckpt.pth.tar", weights_only=True)
     momenta = [value["momentum_buffer"] for value in state["optimizer"]["state"].values()]
     return torch.cat([value.flatten().double() for value in [*state["state_dict"].values(), *momenta]])
 
@@ -175,15 +186,16 @@ def run_of_two(tmp_path_factory):
     """Options of a small run, and the log folder of one that two processes made in one go."""
     root = tmp_path_factory.mktemp("two")
     options = run_options(write_small_dataset(root / "data"))
-    run_script("main.py", *options, "--root_log", root / "whole", launcher=[*TORCHRUN, "--master_port=29621"])
+    with thin_networks(), no_pictures():
+        call_together(main.main, *options, "--root_log", root / "whole")
     return options, root / "whole"
 
 
 def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_path):
     options, whole = run_of_two
-    launcher = [*TORCHRUN, "--master_port=29622"]
     log = tmp_path / "parts" / FOLDER / "log.csv"
-    command = [sys.executable, *launcher, "main.py", *map(str, options), "--root_log", str(tmp_path / "parts")]
+    parts = ["--root_log", str(tmp_path / "parts")]
+    command = [sys.executable, *launcher(), *THIN, "main.py", *map(str, options), *parts]
     run = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -196,10 +208,8 @@ def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_pat
     run.send_signal(signal.SIGTERM)
     assert run.wait(120) != 0
     assert "stopped by signal 15" in log.read_text()
-    resumed = run_script(
-        "main.py", *options, "--root_log", tmp_path / "parts", "--resume", "auto", launcher=launcher
-    )  # fmt: skip
-    assert "Done: best" in resumed.stdout
+    resumed = call_together(main.main, *options, *parts, "--resume", "auto")
+    assert "2 process(es) on cpu, batch 2" in resumed.stdout and "Done: best" in resumed.stdout
     assert torch.equal(_weights(whole), _weights(tmp_path / "parts"))
     assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
     # Another number of processes goes on as well.
@@ -212,7 +222,9 @@ def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_pat
 KILL_ONE = """
 import os, sys
 sys.path.insert(0, {root!r})
-from ops import engine
+from ops import distributed, engine
+from tests.thin import no_pictures, thin_networks
+distributed.PATIENCE = 1.0
 original = engine.train_one_epoch
 marker = {marker!r}
 
@@ -227,7 +239,8 @@ def killing(*arguments, after_step, **keywords):
 engine.train_one_epoch = killing
 import main
 from ops.errors import run_entry
-run_entry(main.main)
+with thin_networks(), no_pictures():
+    run_entry(main.main)
 """
 
 
@@ -235,10 +248,9 @@ def test_a_killed_process_is_started_again_by_the_launcher_and_the_run_ends_righ
     options, whole = run_of_two
     script, marker = tmp_path / "killing.py", tmp_path / "killed"
     script.write_text(KILL_ONE.format(root=str(ROOT), marker=str(marker)))
-    launcher = [*TORCHRUN, "--master_port=29623", "--max-restarts=1"]
     run_script(
         str(script), *options, "--root_log", tmp_path / "parts", "--resume", "auto", "--save_freq", 1,
-        launcher=launcher,
+        launcher=launcher("--max-restarts=1"),
     )  # fmt: skip
     assert marker.exists()
     assert torch.equal(_weights(whole), _weights(tmp_path / "parts"))

@@ -45,7 +45,7 @@ def test_the_parts_are_all_parameters_and_the_cost_of_the_last_exit(arch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_every_entry_script_has_it_and_leaves_nothing_behind(script, tmp_path, monkeypatch, capsys):
+def test_every_entry_script_has_it_and_leaves_nothing_behind(thin_networks, script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(script.main, "--summary", "--dataset", "toy", "--num_focus_segments", 3) == 0
     printed = capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_every_entry_script_has_it_and_leaves_nothing_behind(script, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_number_of_classes_is_that_of_the_data_where_they_are(dataset_folder, capsys):
+def test_the_number_of_classes_is_that_of_the_data_where_they_are(thin_networks, dataset_folder, capsys):
     assert call(main.main, "--summary", "--dataset", "actnet", "--data_dir", dataset_folder) == 0
     assert capsys.readouterr().out.startswith(f"actnet: 4 classes ({dataset_folder / 'classInd.txt'})")
     assert call(main.main, "--summary", "--dataset", "fcvid", "--data_dir", "PATH_TO_DATASET") == 0

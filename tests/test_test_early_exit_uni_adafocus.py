@@ -16,17 +16,19 @@ from models.uni_adafocus import UniAdaFocus
 from ops.dynamic import EarlyExitInference
 from ops.early_exit import exit_decisions
 from ops.signals import StopRequest
-from tests.conftest import SMALL, SMALL_OPTIONS, call, reference_weights, run_script, the_error, write_frames
+from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
+from tests.thin import thin_networks
 
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29618"]
 CRITERIA = ("confidence", "entropy")
 RUN = "UniAdaFocus_mine_mbv2_segment6_e50"
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """A weights file of the small settings whose predictions differ from video to video."""
-    model = UniAdaFocus(4, **SMALL)
+    with thin_networks():
+        model = UniAdaFocus(4, **SMALL)
     path = tmp_path_factory.mktemp("weights") / "reference.pth.tar"
     torch.save({"state_dict": {f"module.{name}": value for name, value in reference_weights(model).items()}}, path)
     return path
@@ -49,7 +51,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data, checkpoint, tmp_path_factory) -> Path:
-    """The log folder of a run with `--dynamic 10`, which tests only read."""
+    """The log folder of a run with pictures and `--dynamic 10`, which tests only read."""
     log = tmp_path_factory.mktemp("log")
     extra = [
         "--evaluate",
@@ -60,7 +62,8 @@ def finished(data, checkpoint, tmp_path_factory) -> Path:
         "--dynamic_batch_size",
         "3",
     ]
-    assert call(script.main, *arguments(data, checkpoint, log), *extra) == 0
+    with thin_networks():
+        assert call(script.main, *arguments(data, checkpoint, log), *extra) == 0
     return log / RUN
 
 
@@ -234,7 +237,7 @@ def test_two_processes_give_the_curves_of_one_and_compute_what_is_not_kept(optio
         folder / "exit_logits.npz", **{name: found for name, found in expected.items() if name.startswith("train")}
     )
     options += ["--dynamic", "10", "--dynamic_batch_size", "3"]
-    done = run_script("test_early_exit_uni_adafocus.py", *options, launcher=TORCHRUN)
+    done = call_together(script.main, *options)
     assert "2 process(es) on cpu" in done.stdout
     assert done.stdout.count("has the train logits") == 1 and "Exit logits, train" not in done.stdout
     assert all(curve(folder, criterion) == curve(finished, criterion) for criterion in CRITERIA)

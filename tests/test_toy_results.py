@@ -13,9 +13,11 @@ from ops.errors import UserError
 from ops.toy_results import make_results
 from ops.toy_tables import over_seeds
 from tests.conftest import SMALL, call
+from tests.thin import no_pictures, thin_networks
 
 DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12}
 OPTIONS = {**SMALL, "epochs": 1, "batch_size": 2, "workers": 0}
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 STEPS = ("training; see", "ablation", "policies against the truth", "early exit")
 
 
@@ -23,7 +25,7 @@ STEPS = ("training; see", "ablation", "policies against the truth", "early exit"
 def made(tmp_path_factory):
     """A folder with the results of one seed, made in this process, and the steps that it took."""
     folder = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, thin_networks(), no_pictures():
         steps = in_this_process(patch)
         make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
     return folder, steps

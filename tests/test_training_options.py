@@ -9,9 +9,10 @@ import main
 import main_semiAMP
 from ops.errors import UserError
 from ops.setup import train_in_half
-from tests.conftest import SMALL_OPTIONS, call, run_script, the_error
+from tests.conftest import SMALL_OPTIONS, call, call_together, the_error
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e1"
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
 
 @pytest.fixture
@@ -31,8 +32,7 @@ def test_a_batch_may_be_worked_through_in_pieces(script, options, tmp_path, caps
 
 
 def test_two_processes_work_through_their_shares_in_pieces(options, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641"]
-    run_script("main.py", *options, "--batch_size", 4, "--grad_accum", 2, launcher=launcher)
+    call_together(main.main, *options, "--batch_size", 4, "--grad_accum", 2)
     assert 0 < final_loss(tmp_path) < 100
 
 

@@ -14,8 +14,7 @@ from torch import nn
 from dataset_config import BUILT_IN, BuiltIn, read_classes
 from models.uni_adafocus import UniAdaFocus
 from ops.errors import EXIT_DONE, UserError, speaks_for_all
-from ops.exit_report import cost_table
-from ops.flops import exit_gflops, gflops, part_gflops
+from ops.flops import cost_table, exit_gflops, gflops, part_gflops
 from ops.setup import build_model
 from ops.toy_dataset import ToySettings
 

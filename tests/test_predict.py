@@ -17,7 +17,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.errors import UserError
 from ops.exit_curve import exit_curve, exit_decisions
 from ops.exit_files import write_thresholds
-from ops.exit_logits import file_hash
+from ops.exit_logits import Weights, file_hash
 from ops.extraction import extract_videos
 from ops.flops import exit_gflops
 from ops.prediction_run import find_device
@@ -66,8 +66,8 @@ def home(tmp_path_factory) -> Home:
     points = [replace(point, thresholds=point.thresholds - np.float32(1e-3)) for point in points]
     write_thresholds(
         folder / "early_exit_confidence.json", points, criterion="confidence", metric="accuracy",
-        calibrated_on="train", gflops=gflops, model=model, checkpoint=folder / "ours.pth.tar",
-        checkpoint_hash=file_hash(folder / "ours.pth.tar"),
+        calibrated_on="train", gflops=gflops, model=model,
+        weights=Weights(folder / "ours.pth.tar", file_hash(folder / "ours.pth.tar")),
     )  # fmt: skip
     return Home(folder, logits, {point.p: point.thresholds for point in points})
 

@@ -108,8 +108,7 @@ def test_evaluation_in_batches_of_its_own_with_a_log_of_its_own_and_published_pi
 
 
 def test_ten_thousand_rows_are_checked(tmp_path):
-    """As many as ActivityNet's training list has, each two frames short; a hundred of the folders are there, as links to
-    one, and each is listed a hundred times."""
+    """As many as ActivityNet's training list has, each two frames short; of a hundred folders, links to one of them."""
     write_frames(tmp_path / "video", 43, seed=0)
     (tmp_path / "frames").mkdir()
     (tmp_path / "classInd.txt").write_text("".join(f"{n},class {n}\n" for n in range(200)))

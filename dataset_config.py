@@ -1,11 +1,14 @@
 """Every known dataset: its files, frame template, separator between the fields of a split row, and metric.
 
-A data folder holds a class file, two split files and `frames/<video name>/<template>`, frames numbered from 1:
+A data folder holds a class file, two split files and a folder of frames, numbered from 1, for each video:
 
     DATA_DIR/classInd.txt                one class name per line
-    DATA_DIR/actnet_train_split.txt      name,frames,label[,label[,label]]
+    DATA_DIR/actnet_train_split.txt      name,frames,label[,label...]
     DATA_DIR/actnet_val_split.txt
     DATA_DIR/frames/v_abc/image_00001.jpg
+
+The folders of the videos stand in frames/ or in the data folder itself, as in Mini-Kinetics, and their frames have the
+data set's own or another common template: which, is seen from the first listed videos.
 
 The names of the built-in sets are those of the published data (section 5.1 of arXiv 2412.11228). Any other name works
 with classInd.txt, train_split.txt, val_split.txt and frames/. Nothing here imports torch, so that `--help` stays quick.
@@ -13,7 +16,7 @@ with classInd.txt, train_split.txt, val_split.txt and frames/. Nothing here impo
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from ops.errors import UserError
 
 METRICS = ("map", "accuracy")
 FRAMES_FOLDER = "frames"
+VIDEO_PREFIX = "v_"  # of ActivityNet's files, which lists of them have or leave out
 COMMON_TEMPLATES = (
     "image_{:05d}.jpg",
     "img_{:05d}.jpg",
@@ -63,6 +67,7 @@ BUILT_IN: dict[str, BuiltIn] = {
         class_files=("minik_classInd.txt", "classInd.txt"),
         train_splits=("mini_train_videofolder.txt", "train_split.txt"),
         val_splits=("mini_val_videofolder.txt", "val_split.txt"),
+        template="img_{:05d}.jpg",
         separator=" ",
     ),
     "toy": BuiltIn(),
@@ -86,15 +91,19 @@ class DatasetConfig:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def video_folder(self, name: str) -> str:
+        """The folder of a listed video's frames; without or with the `v_` of its name, where only that one is there."""
+        return _video_folder(self.frames_root, name)
+
 
 def get_dataset(
     name: str, data_dir: str | os.PathLike, metric: str | None = None, template: str | None = None
 ) -> DatasetConfig:
     """Find a dataset's files under `data_dir`.
 
-    `metric` and `template` override what is built in. Without `template`, the built-in one is used unless the first
-    listed videos' folders hold frame 1 only under another of `COMMON_TEMPLATES`. For a name that is not built in,
-    `metric` defaults to "map" where a split has a row with several labels, else "accuracy".
+    `metric` and `template` override what is built in. The frames are looked for in `data_dir`/frames and in `data_dir`;
+    without `template`, under the built-in one and the `COMMON_TEMPLATES`: see `find_frames`. For a name that is not
+    built in, `metric` defaults to "map" where a split has a row with several labels, else "accuracy".
 
     Raises UserError when a folder or file is missing, or a class file, `metric` or `template` makes no sense.
     """
@@ -115,22 +124,28 @@ def get_dataset(
     class_file = _find(folder, known.class_files, "class file", whose)
     train_split = _find(folder, known.train_splits, "training split", whose)
     val_split = _find(folder, known.val_splits, "validation split", whose)
-    frames_root = folder / FRAMES_FOLDER
+    from ops.annotations import first_names, has_several_labels  # bring in numpy, which `--help` can do without
+
+    splits = (train_split, val_split)
+    first = [name for split in splits for name in first_names(split, known.separator, limit=_FOLDERS_TO_LOOK_AT)]
+    templates = (template,) if template else (known.template, *COMMON_TEMPLATES)
+    frames_root, template = find_frames((folder / FRAMES_FOLDER, folder), first, templates)
     if not frames_root.is_dir():
         raise UserError(
             f"{frames_root}: {whose} needs this folder with one folder of frames per video; "
             "make it with ops/video_jpg.py or link it there"
         )
-    splits = (train_split, val_split)
     return DatasetConfig(
         name=name,
         classes=read_classes(class_file),
         train_split=train_split,
         val_split=val_split,
         frames_root=frames_root,
-        template=template or detect_template(_first_listings(frames_root, splits, known.separator), known.template),
+        template=template,
         separator=known.separator,
-        metric=metric or known.metric or ("map" if any(map(_has_several_labels, splits)) else "accuracy"),
+        metric=metric
+        or known.metric
+        or ("map" if any(has_several_labels(split, known.separator) for split in splits) else "accuracy"),
     )
 
 
@@ -167,16 +182,22 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def detect_template(listings: Sequence[Collection[str]], configured: str) -> str:
-    """Choose the frame template from the file names in some videos' folders.
+def find_frames(roots: Sequence[Path], names: Sequence[str], templates: Sequence[str]) -> tuple[Path, str]:
+    """Choose the folder that the videos' folders stand in, and the frame template, by looking for some videos.
 
-    `configured` if any folder holds its frame 1, else the first of `COMMON_TEMPLATES` of which that is true, else
-    `configured` again: the reader then says which frames it misses.
+    The first root, and for it the first template, under which any of the videos has a frame 1; else the first root with
+    a folder of any of them, else the first of all, with the first template: the check of the data then says what is
+    missing.
     """
-    for template in (configured, *COMMON_TEMPLATES):
-        if any(template.format(1) in listing for listing in listings):
-            return template
-    return configured
+    with_folders = []
+    for root in roots:
+        listings = [listing for name in names if (listing := _listing(_video_folder(root, name))) is not None]
+        for template in templates:
+            if any(template.format(1) in listing for listing in listings):
+                return root, template
+        if listings:
+            with_folders.append(root)
+    return (with_folders or roots)[0], templates[0]
 
 
 def _find(folder: Path, candidates: Sequence[str], what: str, whose: str) -> Path:
@@ -198,19 +219,18 @@ def _check_template(template: str) -> None:
         raise UserError(f"frame template {template!r} does not number frames: write it like {COMMON_TEMPLATES[0]}")
 
 
-def _first_listings(frames_root: Path, splits: Sequence[Path], separator: str) -> list[set[str]]:
-    from ops.annotations import first_names  # brings in numpy, which `--help` can do without
-
-    listings = []
-    for split in splits:
-        for name in first_names(split, separator, limit=_FOLDERS_TO_LOOK_AT):
-            try:
-                listings.append(set(os.listdir(frames_root / name)))
-            except OSError:  # a video without a folder is reported when it is read
-                continue
-    return listings
+def _video_folder(root: str | os.PathLike, name: str) -> str:
+    folder = os.path.join(root, name)
+    if os.path.isdir(folder):
+        return folder
+    parent, own = os.path.split(folder)
+    other = own.removeprefix(VIDEO_PREFIX) if own.startswith(VIDEO_PREFIX) else VIDEO_PREFIX + own
+    other = os.path.join(parent, other)
+    return other if os.path.isdir(other) else folder
 
 
-def _has_several_labels(split: Path) -> bool:
-    with split.open("rb") as file:
-        return any(line.count(b",") > 2 for line in file)
+def _listing(folder: str) -> set[str] | None:
+    try:
+        return set(os.listdir(folder))
+    except OSError:  # a video without a folder is reported by the check of the data
+        return None

@@ -33,12 +33,13 @@ TOY_DEFAULTS = {
 
 # Accepted because published commands and scripts pass them; nothing reads them.
 IGNORED_WITH_VALUE = (
-    "--hidden_dim", "--num_steps", "--sample_sigma", "--k", "--action_dim", "--glance_size", "--train_stage",
+    "--hidden_dim", "--num_steps", "--sample_sigma", "--save", "--multi_sample_times", "--scale_factor", "--normal_sig",
+    "--fold_id", "--k", "--action_dim", "--glance_size", "--train_stage",
     "--loss_type", "--gpu", "--gpus", "--modality", "--arch", "--store_name", "--root_model", "--snapshot_pref",
     "--clip-gradient", "--dist_url", "--dist_backend", "--world_size", "--rank", "--train_list", "--val_list",
     "--root_path", "--npb",
 )  # fmt: skip
-IGNORED_FLAGS = ("--random_patch", "--multiprocessing_distributed", "--with_glancer", "--consensus_type")
+IGNORED_FLAGS = ("--sample", "--random_patch", "--multiprocessing_distributed", "--with_glancer", "--consensus_type")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -52,9 +53,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParser:
     """The parser that the training, evaluation and early-exit scripts share; eval_freq is that script's default."""
-    parser = OneLineParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="actnet", help="actnet, fcvid, minik, toy, or a name of your own")
@@ -73,6 +72,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     data.add_argument(
         "--skip_missing", action="store_true", help="leave videos without frames out, instead of stopping at the start"
     )
+    add_decode_option(data)
     data.add_argument("-j", "--workers", type=whole(0), default=8, help="processes per GPU that read frames; 0: none")
 
     model = parser.add_argument_group("model")
@@ -89,12 +89,15 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     model.add_argument("--stn_hidden_dim", type=whole(1), default=128, help="width of the spatial policy")
     model.add_argument("--temporal_hidden_dim", type=whole(1), default=64, help="width of the temporal policy")
     model.add_argument("--temperature", type=positive, default=1.0, help="focus frames are sampled more evenly above 1")
-    model.add_argument("--dropout", "--do", type=_share, default=0.2, help="before the heads of single frames, patches")
-    model.add_argument("--fc_dropout", type=_share, default=0.2, help="before the heads of the steps")
+    model.add_argument("--dropout", "--do", type=_share, default=0.2, help="before the heads of the steps")
+    model.add_argument("--fc_dropout", type=_share, default=0.2, help="before the heads of single frames and patches")
 
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=whole(1), default=50, help="passes over the training split")
     training.add_argument("-b", "--batch_size", "--batch-size", type=whole(1), default=32, help="videos, all processes")
+    training.add_argument(
+        "--val_batch_size", type=whole(1), help="videos in evaluation, all processes (default: as --batch_size)"
+    )
     training.add_argument(
         "--grad_accum",
         type=whole(1),
@@ -104,7 +107,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     training.add_argument("--lr", "--learning-rate", type=positive, default=0.002, help="learning rate")
     training.add_argument("--lr_type", choices=("cos", "step"), default="cos", help="schedule, per epoch")
-    training.add_argument("--lr_steps", type=float, nargs="+", default=[20, 40], help="epochs of lr x 0.1, with step")
+    training.add_argument("--lr_steps", type=float, nargs="+", default=[50, 100], help="epochs of lr x 0.1, with step")
     training.add_argument("--momentum", type=_share, default=0.9, help="of SGD")
     training.add_argument("--weight_decay", "--wd", type=_not_negative, default=2e-4, help="of SGD")
     for name, default, part in (
@@ -136,6 +139,13 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         "--summary", action="store_true", help="print parameters and GFLOPs per part, and leave; needs no data"
     )
     run.add_argument("--save_predictions", help="write video, logits, labels of the last evaluation to this .npz file")
+    run.add_argument(
+        "--eval_suffix",
+        type=_file_name_part,
+        default="eval",
+        metavar="NAME",
+        help="without training, console lines go to log_NAME.csv",
+    )
     run.add_argument("-p", "--print-freq", "--print_freq", type=whole(1), default=20, help="steps between lines")
     run.add_argument(
         "-ef",
@@ -164,6 +174,17 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     for option in IGNORED_FLAGS:
         ignored.add_argument(option, nargs="*", default=argparse.SUPPRESS, help="no effect")
     return parser
+
+
+def add_decode_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--decode`; see `ops.transforms`."""
+    group.add_argument(
+        "--decode",
+        choices=("fast", "pillow"),
+        default="fast",
+        help="how frames become pixels: pillow gives those of the published code to the bit, fast is several times as "
+        "fast and within one grey level",
+    )
 
 
 def add_precision_option(group: argparse._ArgumentGroup) -> None:
@@ -299,7 +320,7 @@ def _check_ablations(parser: argparse.ArgumentParser, options: argparse.Namespac
 
 
 def _dataset_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    parser = OneLineParser(add_help=False)
     parser.add_argument("--dataset")
     return parser
 
@@ -342,6 +363,12 @@ def _not_negative(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return number
+
+
+def _file_name_part(text: str) -> str:
+    if not text or text in (".", "..") or not set(text).isdisjoint("/\\\0") or len(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be a part of a file name")
+    return text
 
 
 def _share(text: str) -> float:

@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.errors import run_entry
-from opts import OneLineParser, positive, whole
+from opts import OneLineParser, add_decode_option, positive, whole
 
 DEFAULT_OPERATING_POINT = 10  # of 1..19: between "leave early" and "leave late"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "videos",
         nargs="+",
@@ -60,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--height", type=whole(1), default=360, metavar="N", help="pixels that frames are scaled to (default: 360)"
     )
+
+    add_decode_option(work)
 
     output = parser.add_argument_group("output")
     output.add_argument("--topk", type=whole(1), default=5, metavar="K", help="classes to tell per video (default: 5)")

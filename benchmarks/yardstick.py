@@ -56,20 +56,18 @@ def baseline_forward(model: UniAdaFocus, clips: Tensor) -> Output | TrainingOutp
     decision = model.decide(glance)
     if not model.training:
         return _baseline_output(model, glance, decision, model.focus(clips, decision))
-    elsewhere = replace(decision, focus_actions=model.random_actions(decision.focus_actions))
-    both = replace(decision, focus_actions=torch.stack([decision.focus_actions, elsewhere.focus_actions], dim=2))
+    actions = decision.focus_actions
+    both = replace(decision, focus_actions=torch.stack([actions, model.random_actions(actions)], dim=2))
     policy_features, random_features = model.focus(clips, both).unbind(2)
-    policy = _baseline_output(model, glance, decision, policy_features)
-    again = model._run(model.spatial_policy, glance.maps.detach())  # once more for the second branch
-    elsewhere = replace(elsewhere, glance_actions=again)
-    return TrainingOutput(policy, _baseline_output(model, glance, elsewhere, random_features))
+    again = model._run(model.spatial_policy, glance.maps.detach())  # once more, for the spatial signal
+    policy = _baseline_output(model, glance, replace(decision, glance_actions=again), policy_features)
+    return TrainingOutput(policy, replace(policy, **model.classify(glance, random_features)))
 
 
 def _baseline_output(model: UniAdaFocus, glance: Glance, decision: Decision, focus_features: Tensor) -> Output:
     return Output(
-        step_logits=model._run(model.classifier, glance.features, focus_features),
+        **model.classify(glance, focus_features),
         glance_logits=glance.logits,
-        focus_logits=model._run(model.local_CNN_fc, focus_features),
         temporal_logits=baseline_temporal_signal(decision.frame_weights, glance.logits, model.training),
         spatial_logits=model.spatial_signal(glance, decision),
         frame_weights=decision.frame_weights,

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbones import STRIDE
+
 PUBLISHED_INPUT_SIZE = 224
 PUBLISHED_SMALLEST_SIDE = 96
 
@@ -23,18 +25,36 @@ def base_action(patch_size: int, input_size: int) -> float:
     return (patch_size - low) / (input_size - low)
 
 
-def cut_patches(images: Tensor, actions: Tensor, output_size: int, input_size: int) -> Tensor:
-    """Cut one patch out of each image, resampled bilinearly, differentiable in the images and the actions.
+def cut_patches(images: Tensor, actions: Tensor, patch_size: int, input_size: int) -> Tensor:
+    """Cut one patch out of each frame, resampled bilinearly, differentiable in the frames and the actions.
 
-    images: [N, C, H, W], frames or feature maps; actions: [N, 4] in [0, 1].
-    output_size: side of the result; input_size: side in pixels of the frames that the actions speak of.
-    Returns [N, C, output_size, output_size]. The box is the same share of a feature map as of its frame. What lies
-    half a pixel outside the frame counts as zero, as in the published model.
+    images: [N, C, input_size, input_size]; actions: [N, 4] in [0, 1]. Returns [N, C, patch_size, patch_size]. What
+    lies half a pixel outside the frame counts as zero, as in the published model.
     """
-    corner, side = actions_to_boxes(actions, input_size)  # pixels
-    # affine_grid wants (x, y), with the frame spanning -1 .. 1.
-    scale = (side / input_size).flip(-1)
-    centre = ((2 * corner + side) / input_size - 1).flip(-1)
+    corner, side = actions_to_boxes(actions, input_size)
+    return _resample(images, corner, side, patch_size)
+
+
+def cut_map_windows(maps: Tensor, actions: Tensor, patch_size: int, input_size: int) -> Tensor:
+    """Cut out of each glance map [N, D, h, w] the window that stands for its frame's patch, differentiably.
+
+    Returns [N, D, c, c] with c = patch_size // 32 cells. The window is scaled as its patch is, so that its side is
+    c / patch_size cells for each pixel of the patch's: the same share of the map as the patch is of the frame where
+    patch_size is a multiple of 32, and a little less elsewhere, as published.
+    """
+    _, patch_side = actions_to_boxes(actions, input_size)
+    cells = max(1, patch_size // STRIDE)  # frames smaller than the published ones have patches smaller than a cell
+    side = patch_side * (cells / max(patch_size, STRIDE))
+    corner = actions[..., :2] * (maps.shape[-1] - side)
+    return _resample(maps, corner, side, cells)
+
+
+def _resample(images: Tensor, corner: Tensor, side: Tensor, output_size: int) -> Tensor:
+    """The boxes [N, 2] each, (y, x) and (height, width) in pixels of the square images, as squares of output_size."""
+    image_size = images.shape[-1]
+    # affine_grid wants (x, y), with the image spanning -1 .. 1.
+    scale = (side / image_size).flip(-1)
+    centre = ((2 * corner + side) / image_size - 1).flip(-1)
     theta = torch.cat([torch.diag_embed(scale), centre.unsqueeze(-1)], dim=-1)  # [N, 2, 3]
     grid = F.affine_grid(theta, [len(images), 1, output_size, output_size], align_corners=False)
     return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from models.aggregator import Aggregator
 from models.backbones import STRIDE, ResNet50Backbone, build_focus_network, build_glance_network
-from models.spatial_policy import SpatialPolicy, actions_for_all_frames, base_action, cut_patches, smallest_side
+from models.spatial_policy import (
+    SpatialPolicy,
+    actions_for_all_frames,
+    base_action,
+    cut_map_windows,
+    cut_patches,
+    smallest_side,
+)
 from models.temporal_policy import TemporalPolicy, expected_logits, sample_focus_frames, softmax_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,7 +85,7 @@ class UniAdaFocus(nn.Module):
     patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.
     input_size: side of the square frames, a multiple of 32.
     temperature: of the softmax that focus frames are sampled from; higher is more even.
-    dropout: before the heads of single frames and patches; fc_dropout: before the heads of the steps.
+    dropout: before the heads of the steps; fc_dropout: before the heads of single frames and patches.
     glance_arch: "mbv2" (MobileNetV2, published) or "res50".
     Raises ValueError for sizes that do not go together.
     """
@@ -110,14 +117,14 @@ class UniAdaFocus(nn.Module):
         # Attribute names are those of published checkpoints.
         self.global_CNN = build_glance_network(glance_arch)
         glance_dim, focus_dim = self.global_CNN.feature_dim, ResNet50Backbone.feature_dim
-        self.global_CNN_fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(glance_dim, num_classes))
+        self.global_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(glance_dim, num_classes))
         self.aux_fc = nn.Linear(glance_dim, num_classes)
         self.local_CNN = build_focus_network()
-        self.local_CNN_fc = nn.Sequential(nn.Dropout(dropout), nn.Linear(focus_dim, num_classes))
+        self.local_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(focus_dim, num_classes))
         self.spatial_policy = SpatialPolicy(glance_dim, stn_hidden_dim, map_size=input_size // STRIDE)
         self.temporal_policy = TemporalPolicy(glance_dim, temporal_hidden_dim)
         self.classifier = Aggregator(
-            glance_dim, focus_dim, num_glance_segments, num_focus_segments, num_classes, fc_dropout
+            glance_dim, focus_dim, num_glance_segments, num_focus_segments, num_classes, dropout
         )
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("pixel_scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
@@ -140,14 +147,14 @@ class UniAdaFocus(nn.Module):
 
     def _forward_both_branches(self, frames: Tensor, glance: Glance, decision: Decision) -> TrainingOutput:
         """Focus and aggregate twice: on the patches that the policy chose, and on random ones of the same frames."""
-        elsewhere = replace(decision, focus_actions=self.random_actions(decision.focus_actions))
+        actions = decision.focus_actions
         # One pass for both, so that batch norm in the focus network sees them together, as published.
-        both = replace(decision, focus_actions=torch.stack([decision.focus_actions, elsewhere.focus_actions], dim=2))
+        both = replace(decision, focus_actions=torch.stack([actions, self.random_actions(actions)], dim=2))
         policy_features, random_features = self.focus(frames, both).unbind(2)
-        return TrainingOutput(
-            policy=self.aggregate(glance, decision, policy_features),
-            random=self.aggregate(glance, elsewhere, random_features),
-        )
+        policy = self.aggregate(glance, decision, policy_features)
+        # The policies' signals are of the glance alone, and the temporal one is drawn: one estimate serves both.
+        random = replace(policy, **self.classify(glance, random_features))
+        return TrainingOutput(policy, random)
 
     def glance(self, frames: Tensor) -> Glance:
         """Step 1: the cheap network looks at G whole frames of [B, T, 3, H, W]."""
@@ -196,15 +203,21 @@ class UniAdaFocus(nn.Module):
     def aggregate(self, glance: Glance, decision: Decision, focus_features: Tensor) -> Output:
         """Step 4: a prediction after every step, and the predictions that only train the parts."""
         return Output(
-            step_logits=self._run(self.classifier, glance.features, focus_features),
+            **self.classify(glance, focus_features),
             glance_logits=glance.logits,
-            focus_logits=self._run(self.local_CNN_fc, focus_features),
             temporal_logits=self.temporal_signal(glance, decision),
             spatial_logits=self.spatial_signal(glance, decision),
             frame_weights=decision.frame_weights,
             glance_actions=decision.glance_actions,
             focus_indices=decision.focus_indices,
         )
+
+    def classify(self, glance: Glance, focus_features: Tensor) -> dict[str, Tensor]:
+        """The fields of an `Output` that depend on the patches: after each step, and of each patch alone."""
+        return {
+            "step_logits": self._run(self.classifier, glance.features, focus_features),
+            "focus_logits": self._run(self.local_CNN_fc, focus_features),
+        }
 
     def temporal_signal(self, glance: Glance, decision: Decision) -> Tensor:
         """What trains the temporal policy (paper section 3.3): the weighted glance, [B, C]."""
@@ -216,9 +229,8 @@ class UniAdaFocus(nn.Module):
     def spatial_signal(self, glance: Glance, decision: Decision) -> Tensor:
         """What trains the spatial policy (paper section 3.2): the patches cut out of the glance maps, [B, C]."""
         maps = glance.maps.detach().flatten(0, 1)  # [B * G, D, h, w]
-        cells = max(1, self.patch_size // STRIDE)
-        cut = cut_patches(maps, decision.glance_actions.flatten(0, 1), cells, self.input_size)
-        features = cut.mean(dim=(-2, -1)).unflatten(0, glance.maps.shape[:2]).mean(1)  # [B, D]
+        windows = cut_map_windows(maps, decision.glance_actions.flatten(0, 1), self.patch_size, self.input_size)
+        features = windows.mean(dim=(-2, -1)).unflatten(0, glance.maps.shape[:2]).mean(1)  # [B, D]
         return self._run(self.aux_fc, features)
 
     def glance_indices(self, batch: int, device: torch.device) -> Tensor:
@@ -242,7 +254,8 @@ class UniAdaFocus(nn.Module):
     def parameter_groups(
         self, temporal_lr_ratio: float, stn_lr_ratio: float, global_lr_ratio: float, classifier_lr_ratio: float
     ) -> list[dict]:
-        """Optimizer groups in the published order, each with its `name` and its multiple `lr_ratio` of the rate.
+        """Optimizer groups in the published order, each with its `name` and its multiples of the learning rate and the
+        weight decay, `lr_mult` and `decay_mult`.
 
         The unused ImageNet heads are in them, so that the optimizer state of published checkpoints fits.
         """
@@ -256,7 +269,10 @@ class UniAdaFocus(nn.Module):
             ("local_CNN_fc", self.local_CNN_fc, 1.0),
             ("pooling_classifier", self.classifier, classifier_lr_ratio),
         )
-        return [{"params": list(part.parameters()), "name": name, "lr_ratio": ratio} for name, part, ratio in parts]
+        return [
+            {"params": list(part.parameters()), "name": name, "lr_mult": ratio, "decay_mult": 1}
+            for name, part, ratio in parts
+        ]
 
     def backbones_to_channels_last(self) -> None:
         """Keep the backbones' weights, in place, in the memory layout that makes their training sooner.

@@ -65,11 +65,12 @@ class Annotations:
 
 
 def read_annotations(path: str | os.PathLike, separator: str, num_classes: int, min_frames: int = 3) -> Annotations:
-    """Read a split file with rows `name,frames,label[,label[,label]]`, or `name frames label` where separator is " ".
+    """Read a split file with rows `name,frames,label[,label...]`, or `name frames label` where separator is " ".
 
-    With a space between fields the name may hold spaces: the last two fields are numbers and the rest is the name. A
-    byte-order mark, CRLF and blank lines are tolerated. Rows under `min_frames` frames are left out and counted. A
-    video listed twice is kept twice, with a warning in `.warnings`.
+    A row's labels are its distinct ones, sorted, three at most: the lists as they are handed round repeat a label for
+    each time that it is annotated. With a space between fields the name may hold spaces: the last two fields are
+    numbers and the rest is the name. A byte-order mark, CRLF and blank lines are tolerated. Rows under `min_frames`
+    frames are left out and counted. A video listed twice is kept twice, with a warning in `.warnings`.
 
     Raises UserError, with file and line, for anything that cannot be a row of this dataset.
     """
@@ -116,6 +117,22 @@ def read_annotations(path: str | os.PathLike, separator: str, num_classes: int, 
     )
 
 
+def has_several_labels(path: str | os.PathLike, separator: str) -> bool:
+    """Whether any row of a split file has two distinct labels; rows that `read_annotations` would refuse have not."""
+    separator_bytes = separator.encode()
+    with open(path, "rb") as file:
+        for line in file:
+            if line.count(separator_bytes) < 3:  # one label
+                continue
+            try:
+                _, (_, *labels) = _split_row(line.strip(), separator_bytes)
+                if len(set(map(int, labels))) > 1:
+                    return True
+            except ValueError:
+                continue
+    return False
+
+
 def first_names(path: str | os.PathLike, separator: str, limit: int) -> list[str]:
     """The names in the first `limit` rows of a split file; rows that `read_annotations` would refuse are skipped."""
     names = []
@@ -150,10 +167,8 @@ def _split_row(row: bytes, separator: bytes) -> tuple[bytes, list[bytes]]:
             raise ValueError("too few fields; a row reads: name frames label")
     else:
         fields = [field.strip() for field in row.split(separator)]
-        if not 3 <= len(fields) <= 2 + MAX_LABELS:
-            raise ValueError(
-                f"{len(fields)} fields; a row reads: name,frames,label[,label[,label]], with no comma in the name"
-            )
+        if len(fields) < 3:
+            raise ValueError(f"{len(fields)} fields; a row reads: name,frames,label[,label], with no comma in the name")
     _check_name(fields[0])
     return fields[0], fields[1:]
 
@@ -169,12 +184,14 @@ def _parse_row(row: bytes, separator: bytes, num_classes: int) -> tuple[bytes, i
                 f"{_shorten(field)} is not a whole number in range; "
                 "give frames and labels as numbers from 0, after the name"
             )
-    frames, *labels = map(int, fields)
+    frames, labels = int(fields[0]), sorted(set(map(int, fields[1:])))
     if frames > MAX_FRAMES:
         raise ValueError(f"{frames} frames is more than {MAX_FRAMES}; check the order of the fields")
-    if max(labels) >= num_classes:
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"{len(labels)} distinct labels; a video has {MAX_LABELS} at most")
+    if labels[-1] >= num_classes:
         raise ValueError(
-            f"label {max(labels)} is outside 0..{num_classes - 1}, since the class file lists {num_classes} classes; "
+            f"label {labels[-1]} is outside 0..{num_classes - 1}, since the class file lists {num_classes} classes; "
             "labels count from 0"
         )
     return name, frames, labels + [-1] * (MAX_LABELS - len(labels))

@@ -1,13 +1,17 @@
 """Is every listed video there? A look at the data before a run, quick enough for every run.
 
 Each listed video must have a folder, its first and its last listed frame: two questions to the file system per video.
-`ops.annotations` has looked at rows and labels by then; `ops.frame_check` decodes every frame, on request.
+Counts in lists come from another machine's ffmpeg and are often a few frames too high, so a folder that holds at least
+`ENOUGH` of them is good as well, and what is missing is said. `ops.annotations` has looked at rows and labels by then;
+`ops.frame_check` decodes every frame, on request.
 """
 
 import argparse
+import math
 import os
 import stat
 import sys
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +33,7 @@ NOT_READABLE = "folder or frame not readable"
 BAD_FRAMES = "frames that cannot be decoded"
 KINDS = (NO_FOLDER, NO_FIRST_FRAME, NO_LAST_FRAME, NOT_READABLE, BAD_FRAMES)
 MISSING = KINDS[:4]  # those that --skip_missing leaves out
+ENOUGH = 0.9  # of the listed frames: the nearest ones can stand for the rest
 
 _NAMED = 10  # videos of each kind
 _THREADS = 16  # a network disk takes milliseconds for an answer, but answers many at a time
@@ -44,16 +49,24 @@ class Problem:
     detail: str
 
 
+@dataclass(frozen=True)
+class ShortVideo:
+    """A listed video with most of its listed frames, but not all: no problem, but worth a word."""
+
+    row: int  # among the annotations
+    found: int  # frames
+
+
 Lists = Mapping[str, Annotations]  # by split, "train" or "val"
-Problems = Mapping[str, Sequence[Problem]]
+Findings = Mapping[str, Sequence[Problem | ShortVideo]]
 
 
-def find_problems(config: DatasetConfig, annotations: Annotations) -> list[Problem]:
-    """The listed videos that their first and last frames show not to be there in full, in order; one problem each."""
+def find_problems(config: DatasetConfig, annotations: Annotations) -> list[Problem | ShortVideo]:
+    """The listed videos that their first and last frames show not to be there in full, in order; one finding each."""
 
-    def look_at_rows(start: int) -> list[Problem]:
+    def look_at_rows(start: int) -> list[Problem | ShortVideo]:
         rows = range(start, min(start + _ROWS_AT_A_TIME, len(annotations)))
-        return [problem for row in rows if (problem := _look_at(config, annotations, row))]
+        return [finding for row in rows if (finding := _look_at(config, annotations, row))]
 
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(look_at_rows, range(0, len(annotations), _ROWS_AT_A_TIME))
@@ -88,24 +101,42 @@ def check_only(options: argparse.Namespace, split_names: Sequence[str]) -> int:
     config = find_dataset(options)
     files = {"train": config.train_split, "val": config.val_split}
     lists = {name: read_annotations(files[name], config.separator, config.num_classes) for name in split_names}
-    problems = {name: find_problems(config, videos) for name, videos in lists.items()}
+    findings = {name: find_problems(config, videos) for name, videos in lists.items()}
     if options.check_data == "full":
         for name, videos in lists.items():
-            missing = {problem.row for problem in problems[name]}
-            there = [row for row in range(len(videos)) if row not in missing]
-            bad = find_bad_frames(config, videos, there, options.workers)
-            problems[name] += [Problem(row, BAD_FRAMES, detail) for row, detail in bad]
-    for note in _judge(lists, problems, options.skip_missing)[1]:
+            missing = [finding for finding in findings[name] if isinstance(finding, Problem)]
+            without = {problem.row for problem in missing}
+            there = [row for row in range(len(videos)) if row not in without]
+            findings[name] = missing + _look_at_all_frames(config, videos, there, options.workers)
+    for note in _judge(lists, findings, options.skip_missing)[1]:
         print(note)
     depth = "every listed frame" if options.check_data == "full" else "folder, first and last listed frame"
     for name, videos in lists.items():
-        print(f"{files[name]}: {len(videos) - len(problems[name])} of {len(videos)} videos are good ({depth})")
+        problems = sum(isinstance(finding, Problem) for finding in findings[name])
+        print(f"{files[name]}: {len(videos) - problems} of {len(videos)} videos are good ({depth})")
     return EXIT_DONE
 
 
-def _judge(lists: Lists, problems: Problems, skip_missing: bool) -> tuple[dict[str, list[int]], list[str]]:
+def _look_at_all_frames(
+    config: DatasetConfig, videos: Annotations, rows: Sequence[int], workers: int
+) -> list[Problem | ShortVideo]:
+    """What decoding every listed frame of these rows finds."""
+    findings: list[Problem | ShortVideo] = []
+    for row, missing, damage in find_bad_frames(config, videos, rows, workers):
+        listed = int(videos.frames[row])
+        if damage:
+            findings.append(Problem(row, BAD_FRAMES, damage))
+        elif listed - missing < ENOUGH * listed:
+            findings.append(Problem(row, BAD_FRAMES, f"{missing} of {listed} frames are not there"))
+        else:
+            findings.append(ShortVideo(row, listed - missing))
+    return findings
+
+
+def _judge(lists: Lists, findings: Findings, skip_missing: bool) -> tuple[dict[str, list[int]], list[str]]:
     """The rows to leave out of each split, and lines for the log; UserError where the run should not start."""
-    notes = _remarks(lists)
+    notes = _remarks(lists) + _describe_short_videos(lists, findings)
+    problems = {name: [one for one in found if isinstance(one, Problem)] for name, found in findings.items()}
     lines = _describe(lists, problems)
     stopping = KINDS if not skip_missing else [kind for kind in KINDS if kind not in MISSING]
     kinds = {problem.kind for found in problems.values() for problem in found}
@@ -163,7 +194,25 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:_NAMED])) + more
 
 
-def _describe(lists: Lists, problems: Problems) -> list[str]:
+def _describe_short_videos(lists: Lists, findings: Findings) -> list[str]:
+    """One warning for all of them: how many, and which lacks most."""
+    short = [
+        (int(lists[name].frames[one.row]) - one.found, lists[name], one)
+        for name, found in findings.items()
+        for one in found
+        if isinstance(one, ShortVideo)
+    ]
+    if not short:
+        return []
+    missing, videos, most = max(short, key=lambda entry: entry[0])
+    return [
+        f"warning: {_count(len(short), 'video')} with fewer frames than listed, at most {missing} fewer "
+        f"({printable(videos.name(most.row))}: {most.found} of {videos.frames[most.row]}); the nearest frame stands "
+        "for each that is not there"
+    ]
+
+
+def _describe(lists: Lists, problems: Mapping[str, Sequence[Problem]]) -> list[str]:
     """Each kind of problem with how many videos have it, and the first of them."""
     lines = []
     for kind in KINDS:
@@ -184,10 +233,42 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _look_at(config: DatasetConfig, annotations: Annotations, row: int) -> Problem | None:
-    folder = os.path.join(config.frames_root, annotations.name(row))
-    for number, kind in ((1, NO_FIRST_FRAME), (int(annotations.frames[row]), NO_LAST_FRAME)):
-        name = config.template.format(number)
+def _look_at(config: DatasetConfig, annotations: Annotations, row: int) -> Problem | ShortVideo | None:
+    name, listed = annotations.name(row), int(annotations.frames[row])
+    folder = os.path.join(config.frames_root, name)
+    problem = _missing_end(folder, config.template, listed, row)
+    if problem and problem.kind == NO_FOLDER and (other := config.video_folder(name)) != folder:
+        folder, problem = other, _missing_end(other, config.template, listed, row)
+    if problem is None or problem.kind == NO_FOLDER:
+        return problem
+    found = count_frames(folder, config.template, listed)
+    return ShortVideo(row, found) if found >= ENOUGH * listed else problem
+
+
+def count_frames(folder: str, template: str, listed: int) -> int:
+    """How many of the frames 1..listed a folder holds; quickly where only the last ones are missing, as is usual."""
+    enough = math.ceil(ENOUGH * listed)
+    if not (_is_frame(folder, template, 1) and _is_frame(folder, template, enough)):
+        try:
+            names = {entry.name for entry in os.scandir(folder) if entry.is_file() and entry.stat().st_size}
+        except OSError:
+            return 0
+        return sum(template.format(number) in names for number in range(1, listed + 1))
+    return enough + bisect_left(range(enough + 1, listed + 1), True, key=lambda n: not _is_frame(folder, template, n))
+
+
+def _is_frame(folder: str, template: str, number: int) -> bool:
+    try:
+        found = os.stat(os.path.join(folder, template.format(number)))
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def _missing_end(folder: str, template: str, listed: int, row: int) -> Problem | None:
+    """What is wrong with the first frame, else with the last listed one."""
+    for number, kind in ((1, NO_FIRST_FRAME), (listed, NO_LAST_FRAME)):
+        name = template.format(number)
         try:
             found = os.stat(os.path.join(folder, name))
             if not stat.S_ISREG(found.st_mode) or not found.st_size:

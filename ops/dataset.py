@@ -144,7 +144,7 @@ class VideoDataset(Dataset):
 
     def _read(self, index: int, numbers: np.ndarray, view_of: transforms.ViewOf, flip: bool) -> Tensor:
         video, listed_at = self.video_name(index), f"{self.annotations.path}:{self.annotations.line_numbers[index]}"
-        folder, num_frames = os.path.join(self.config.frames_root, video), int(self.annotations.frames[index])
+        folder, num_frames = self.config.video_folder(video), int(self.annotations.frames[index])
         advice = f"extract it again with ops/video_jpg.py, or take it out of {listed_at}"
         reader = FrameReader(video, folder, self.config.template, num_frames, advice, self.backend)
         frames = map(reader.read, numbers.tolist())

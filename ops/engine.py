@@ -18,7 +18,7 @@ from ops.errors import UserError
 from ops.inference_network import prepare_for_inference
 from ops.loss_history import LossHistory
 from ops.losses import training_losses
-from ops.metrics import evaluation_metrics, step_mean
+from ops.metrics import evaluation_metrics, step_mean, training_accuracy
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def train_one_epoch(
     model: a `UniAdaFocus`, or DistributedDataParallel around one. batches: (frames uint8 [b, T, 3, H, W],
     labels int64 [b, 3], indices int64 [b]) of this process; pieces: how many each is worked through in, equal ones.
     Losses stay on the device between reports.
-    Returns the mean of each loss term, and `videos_per_second` and `data_time` (seconds per step).
+    Returns the mean of each loss term and of each head's accuracy (`ops.metrics.TRAINING_ACCURACIES`, percent, with the
+    learned policy's patches), and `videos_per_second` and `data_time` (seconds per step).
     Raises UserError when a loss is not finite, with the first such step, its terms and its videos.
     """
     model.train()
@@ -119,17 +120,19 @@ def accumulate_gradients(
     """Add the gradients of the mean loss over frames uint8 [b, T, 3, H, W] with target int64 [b], one of `pieces` equal
     parts of them after the other; the memory is that of one. Processes exchange gradients once, with the last.
 
-    Returns the mean of each loss term. Every term is a mean over videos, so what distinguishes the sum over the pieces
-    from the whole are batch norms, which see one piece at a time.
+    Returns the mean of each loss term and accuracy. Every one is a mean over videos, so what distinguishes the sum over
+    the pieces from the whole are batch norms, which see one piece at a time.
     """
     parts = []
     for number, (some, their_target) in enumerate(zip(frames.chunk(pieces), target.chunk(pieces), strict=True), 1):
         keeps_to_itself = number < pieces and isinstance(model, DistributedDataParallel)
         with model.no_sync() if keeps_to_itself else contextlib.nullcontext():
             output = model(some.to(device, non_blocking=True))
-            losses = training_losses(output, their_target.to(device, non_blocking=True), kl_ratio, norm_ratio)
+            their_target = their_target.to(device, non_blocking=True)
+            losses = training_losses(output, their_target, kl_ratio, norm_ratio)
             scaler.scale(losses["loss"] / pieces).backward()
-        parts.append({name: term.detach() for name, term in losses.items()})
+        accuracies = training_accuracy(logits_by_head(output.policy), their_target)
+        parts.append({name: term.detach() for name, term in (losses | accuracies).items()})
     return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
 
 
@@ -176,8 +179,8 @@ def evaluate(
     The model goes into evaluation mode, and a copy, made by `prepare_for_inference`, is what runs.
     batches: this process's share, as in `train_one_epoch`; labels: int64 [N, 3] of the whole split, padded with -1.
     metric: "map" or "accuracy". precision, compiled: as for `prepare_for_inference`. Returns the named metrics with the
-    cross-entropy `loss` (on every process), and what they come from (on the main process, else None). Raises UserError
-    when an output is not finite.
+    `loss`, the mean cross-entropy over all steps (on every process), and what they come from (on the main process, else
+    None). Raises UserError when an output is not finite.
     """
     model.eval()
     distributed.share_buffers(model)
@@ -185,13 +188,13 @@ def evaluate(
     collected, indices = collect(prepared, batches, device, _evaluation_heads, after_batch, answer)
     # One at a time, so that no head is held twice.
     logits = {head: distributed.gather_rows(collected.pop(head), indices, len(labels)) for head in list(collected)}
-    actions, weights = logits.pop("actions"), logits.pop("weights")
+    actions, weights, log_probabilities = (logits.pop(name) for name in ("actions", "weights", "log_probabilities"))
     metrics = evaluated = None
     with distributed.fail_together():
         if distributed.is_main_process():
             check_finite(logits, video_names)
             metrics = evaluation_metrics(logits, labels, metric)
-            metrics["loss"] = float(F.cross_entropy(logits["pred"], labels[:, 0]))
+            metrics["loss"] = float(F.nll_loss(log_probabilities, labels[:, 0]))
             evaluated = Evaluated(logits["pred"], actions, weights)
     return distributed.broadcast_object(metrics), evaluated
 
@@ -228,8 +231,8 @@ def collect(
     return {name: torch.cat([part.pop(name) for part in kept]) for name in list(kept[0])}, torch.cat(seen)
 
 
-def _evaluation_heads(output: Output) -> dict[str, Tensor]:
-    """What metrics come from, and what the policies chose."""
+def logits_by_head(output: Output) -> dict[str, Tensor]:
+    """What each of `ops.metrics.HEADS` says of the videos, [B, C]: of heads that speak at every step, their mean."""
     return {
         "pred": output.logits,
         "cat": step_mean(output.step_logits),
@@ -237,6 +240,13 @@ def _evaluation_heads(output: Output) -> dict[str, Tensor]:
         "local": step_mean(output.focus_logits),
         "temporal": output.temporal_logits,
         "spatial": output.spatial_logits,
+    }
+
+
+def _evaluation_heads(output: Output) -> dict[str, Tensor]:
+    """What metrics and the loss come from, and what the policies chose."""
+    return logits_by_head(output) | {
+        "log_probabilities": output.step_logits.float().log_softmax(dim=-1).mean(dim=1),
         "actions": output.glance_actions,
         "weights": output.frame_weights,
     }

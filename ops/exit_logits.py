@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import distributed, engine
-from ops.dataset import VideoDataset
+from ops.dataset import BACKENDS, VideoDataset
 from ops.errors import UserError
 from ops.loaders import EvaluationBatches, build_loader
 from ops.logger import RunLogger
@@ -118,6 +118,8 @@ def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str
         "videos": listed.hexdigest(),
         "frames": str(config.frames_root.resolve() / config.template),
     }
+    if dataset.backend != BACKENDS[0]:  # left out for the usual one, so that files of older versions fit
+        found["decode"] = dataset.backend
     return found | ({"seed": dataset.seed} if dataset.training else {})
 
 

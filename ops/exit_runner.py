@@ -23,8 +23,15 @@ from ops.inference_network import prepare_for_inference
 from ops.logger import RunLogger
 from ops.precision_comparison import PrecisionComparison
 from ops.predictions import save_predictions
-from ops.runner import run_folder, say_how_it_starts
-from ops.setup import build_dataset, build_model, check_speed_options, find_checkpoint, find_dataset, share_of_batch
+from ops.runner import log_name, run_folder, say_how_it_starts
+from ops.setup import (
+    build_dataset,
+    build_model,
+    check_speed_options,
+    find_checkpoint,
+    find_dataset,
+    share_of_evaluation_batch,
+)
 from ops.signals import Stopped, StopRequest
 from ops.summary import print_summary
 
@@ -40,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             config = find_dataset(options)
             names = split_names(options)
             splits = {name: build_dataset(options, config, name, training=name == "train") for name in names}
-            share_of_batch(options)
+            share_of_evaluation_batch(options)
             check_speed_options(options, device)
             resumed, notes = find_checkpoint(options, run_folder(options))
             if resumed is None:
@@ -53,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
             checkpoint.load_model(model, resumed["state_dict"], Path(options.resume))
             model.to(device).eval()
             checkpoint_hash = file_hash(options.resume) if distributed.is_main_process() else ""
-            logger = RunLogger(run_folder(options), distributed.is_main_process())
+            logger = RunLogger(
+                run_folder(options), distributed.is_main_process(), log_name=log_name(options, training=False)
+            )
         say_how_it_starts(logger, options, config, model, [*notes, f"weights of {options.resume}"], device)
         gflops = exit_gflops(model)
         for line in cost_table(gflops):
@@ -99,7 +108,7 @@ def evaluate(
             model,
             split,
             checkpoint_hash,
-            batch_size=share_of_batch(options),
+            batch_size=share_of_evaluation_batch(options),
             workers=options.workers,
             print_freq=options.print_freq,
             device=device,

@@ -37,9 +37,10 @@ def plan(
     end: int | None = None,
     file_list: Path | None = None,
 ) -> list[PlannedVideo]:
-    """What there is to do, in sorted order of the names; nothing is written.
+    """What there is to do, in sorted order of the names, or in that of `file_list`; nothing is written.
 
-    Raises UserError where `source` or `file_list` cannot be read, or `source` holds no video.
+    begin, end: numbers of the first and the last video of that list, from 0, both counted in. Raises UserError where
+    `source` or `file_list` cannot be read, or `source` holds no video.
     """
     names = find_videos(source, target, accepted_formats)
     if not names:
@@ -47,7 +48,7 @@ def plan(
     problems = _find_collisions(names)
     if file_list is not None:
         names = _restrict(names, file_list)
-    names = names[begin:end]
+    names = names[begin : None if end is None else end + 1]
     folders = [target / PurePosixPath(name).with_suffix("") for name in names]
     unfinished = find_unfinished(folders)
     planned = []
@@ -119,15 +120,18 @@ def _find_collisions(names: Sequence[str]) -> dict[str, str]:
 
 
 def _restrict(names: Sequence[str], file_list: Path) -> list[str]:
-    """Those of `names` that a text file lists, one per line, with or without extension."""
+    """Those of `names` that a text file lists, one per line, with or without extension, in the file's order."""
     try:
         lines = file_list.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise UserError(f"{file_list}: cannot be read ({error.strerror}); check --file_list") from None
-    listed = {line.rstrip("\r").removeprefix("./") for line in lines} - {""}
-    chosen = [name for name in names if name in listed or str(PurePosixPath(name).with_suffix("")) in listed]
-    missing = listed.difference(chosen, (str(PurePosixPath(name).with_suffix("")) for name in chosen))
+    listed = dict.fromkeys(line.rstrip("\r").removeprefix("./") for line in lines if line.strip())
+    meant: dict[str, list[str]] = {}
+    for name in names:
+        for spelling in {name, str(PurePosixPath(name).with_suffix(""))}:
+            meant.setdefault(spelling, []).append(name)
+    missing = [name for name in listed if name not in meant]
     if missing:
-        first = printable(min(missing))
+        first = printable(missing[0])
         print(f"warning: {file_list}: {len(missing)} names are no video here, such as {first}", file=sys.stderr)
-    return chosen
+    return list(dict.fromkeys(name for spelling in listed for name in meant.get(spelling, ())))

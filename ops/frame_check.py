@@ -31,32 +31,42 @@ class Video(NamedTuple):
 
 def find_bad_frames(
     config: DatasetConfig, annotations: Annotations, rows: Sequence[int], workers: int
-) -> list[tuple[int, str]]:
-    """Decode every listed frame of the videos `rows`: (row, what is wrong) of those with bad frames, in order.
+) -> list[tuple[int, int, str]]:
+    """Decode every listed frame of the videos `rows`: (row, frames that are not there, what is wrong with those that
+    are) of those with either, in order.
 
     Under 2 workers, all is done in this process. Shows progress: a bar on a terminal, else a line now and then.
     """
-    root, template = config.frames_root, config.template
     videos = [
-        Video(row, os.path.join(root, annotations.name(row)), template, int(annotations.frames[row])) for row in rows
+        Video(row, config.video_folder(annotations.name(row)), config.template, int(annotations.frames[row]))
+        for row in rows
     ]
     with _Progress(annotations.path.name, sum(video.frames for video in videos)) as progress:
         results = run_jobs(decode_all, videos, workers, progress.add, _one_thread)
-        return sorted((video.row, str(problem)) for video, problem in results if problem)
+        # The result of a job whose process died is a text alone.
+        found = ((video, result if isinstance(result, tuple) else (0, str(result))) for video, result in results)
+        return sorted((video.row, missing, damage) for video, (missing, damage) in found if missing or damage)
 
 
-def decode_all(video: Video, report: Callable[[int], None]) -> str:
-    """What is wrong with a video's frames, in a few words; an empty string where all can be decoded."""
-    bad, first = 0, ""
+def decode_all(video: Video, report: Callable[[int], None]) -> tuple[int, str]:
+    """How many of a video's frames are not there, and what is wrong with the others, in a few words; an empty string
+    where all of them can be decoded."""
+    missing, bad, first = 0, 0, ""
     for number in range(1, video.frames + 1):
         path = os.path.join(video.folder, video.template.format(number))
         try:
             read_array(path)
         except BadFrame as error:
-            bad += 1
-            first = first or str(error).removeprefix(video.folder + os.sep)
+            if os.path.lexists(path):
+                bad += 1
+                first = first or str(error).removeprefix(video.folder + os.sep)
+            else:
+                missing += 1
         report(1)
-    return f"{bad} of {video.frames} frames, first {first}" if bad else ""
+    if not bad:
+        return missing, ""
+    more = f"; {missing} {'is' if missing == 1 else 'are'} not there" if missing else ""
+    return missing, f"{bad} of {video.frames} frames, first {first}{more}"
 
 
 def _one_thread() -> None:

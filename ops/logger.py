@@ -1,6 +1,6 @@
 """What a run leaves behind in its folder, and what it prints.
 
-log.csv        the console lines
+log.csv        the console lines of training; log_eval.csv those of an evaluation
 args.txt       the options, one `name: value` a line
 metrics.jsonl  one JSON object per epoch
 events.*       TensorBoard: every loss term, learning rate, speed and metric, and pictures of what the network looks at
@@ -26,16 +26,16 @@ if TYPE_CHECKING:  # slow to import
     from torch.utils.tensorboard import SummaryWriter
 
 RUN_FILES = (
-    "log.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
+    "log*.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
     "ablation.csv", "policy_report.json", "early_exit*", "exit_logits.npz",
 )  # fmt: skip
 
 
 class RunLogger:
-    """Console, log.csv, metrics.jsonl and TensorBoard of one run; every method does nothing where `active` is False."""
+    """Console, log file, metrics.jsonl and TensorBoard of a run; every method does nothing where `active` is False."""
 
-    def __init__(self, folder: Path, active: bool = True, first_epoch: int = 0) -> None:
-        self.folder, self.active, self.first_epoch = Path(folder), active, first_epoch
+    def __init__(self, folder: Path, active: bool = True, first_epoch: int = 0, log_name: str = "log.csv") -> None:
+        self.folder, self.active, self.first_epoch, self.log_name = Path(folder), active, first_epoch, log_name
         self._writer = None
         self._on_terminal = active and sys.stderr.isatty()
         if active:
@@ -44,7 +44,7 @@ class RunLogger:
                 self._log_file().close()
 
     def line(self, text: str, progress: bool = False) -> None:
-        """Print a line and append it to log.csv; a line of `progress` is not printed where a progress bar is shown."""
+        """Print a line and append it to the log file; a line of `progress` is not printed beside a progress bar."""
         if not self.active:
             return
         if not (progress and self._on_terminal):
@@ -130,7 +130,7 @@ class RunLogger:
                 threading.excepthook = threading.__excepthook__
 
     def _log_file(self):
-        return open(self.folder / "log.csv", "a", encoding="utf-8")
+        return open(self.folder / self.log_name, "a", encoding="utf-8")
 
 
 def _quiet_about_tensorboard(error: threading.ExceptHookArgs) -> None:

@@ -1,4 +1,5 @@
-"""The losses of an epoch: averaged, checked for being finite, and read back from the device as rarely as possible."""
+"""The losses and accuracies of an epoch: averaged, checked for being finite, and read back from the device as rarely
+as possible."""
 
 from collections.abc import Callable
 
@@ -9,12 +10,16 @@ from torch import Tensor
 from ops import distributed
 from ops.errors import UserError
 from ops.losses import LOSS_NAMES
+from ops.metrics import TRAINING_ACCURACIES
+
+NAMES = (*LOSS_NAMES, *TRAINING_ACCURACIES)
 
 
 class LossHistory:
-    """The loss terms of every step of an epoch, on the device until somebody asks.
+    """The loss terms and accuracies of every step of an epoch, on the device until somebody asks.
 
-    before: the `totals` of steps that an interrupted run has done.
+    before: the `totals` of steps that an interrupted run has done; one of an older version without accuracies counts
+    as 0 for them.
     """
 
     def __init__(
@@ -22,12 +27,13 @@ class LossHistory:
     ) -> None:
         self.epoch, self.video_names = epoch, video_names
         self._waiting: list[tuple[Tensor, Tensor]] = []
-        total, self._steps = before or ([0.0] * len(LOSS_NAMES), 0)
-        self._total = np.array(total)
+        total, self._steps = before or ([], 0)
+        self._total = np.zeros(len(NAMES))
+        self._total[: len(total)] = total
 
-    def append(self, losses: dict[str, Tensor], indices: Tensor) -> None:
-        """Remember a step: its terms, and which videos it saw."""
-        self._waiting.append((torch.stack([losses[name].detach() for name in LOSS_NAMES]), indices))
+    def append(self, figures: dict[str, Tensor], indices: Tensor) -> None:
+        """Remember a step: its `NAMES`, and which videos it saw."""
+        self._waiting.append((torch.stack([figures[name].detach() for name in NAMES]), indices))
 
     def flush(self) -> dict[str, float]:
         """Means over the steps since the last call and over all processes.
@@ -45,7 +51,7 @@ class LossHistory:
         self._total += sums[:-1]
         self._steps += len(rows)
         self._waiting.clear()
-        return dict(zip(LOSS_NAMES, (sums[:-1] / len(rows)).tolist(), strict=True))
+        return dict(zip(NAMES, (sums[:-1] / len(rows)).tolist(), strict=True))
 
     def totals(self) -> tuple[list[float], int]:
         """The sum of each term and the number of steps so far."""
@@ -54,13 +60,13 @@ class LossHistory:
 
     def means(self) -> dict[str, float]:
         """Means over the whole epoch so far."""
-        return dict(zip(LOSS_NAMES, (self._total / max(1, self._steps)).tolist(), strict=True))
+        return dict(zip(NAMES, (self._total / max(1, self._steps)).tolist(), strict=True))
 
     def _stop(self, rows: Tensor, finite: Tensor) -> None:
         problem = None
         if not finite.all():
             first = int(finite.argmin())
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSS_NAMES, rows[first], strict=True))
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(LOSS_NAMES, rows[first], strict=False))
             videos = ", ".join(self.video_names(int(index)) for index in self._waiting[first][1])
             step = self._steps + first
             problem = (

@@ -17,6 +17,8 @@ from torch import Tensor
 ArrayLike = Tensor | np.ndarray
 METRICS = ("map", "accuracy")
 HEADS = ("pred", "cat", "global", "local", "temporal", "spatial")
+TOP_K = (1, 5)
+TRAINING_ACCURACIES = tuple(f"Acc_{head}@{k}" for head in HEADS for k in TOP_K)
 CHUNK_ELEMENTS = 2_000_000  # working arrays hold about this many numbers, however large the dataset
 
 
@@ -45,15 +47,24 @@ def target_rank(logits: ArrayLike, target: ArrayLike) -> Tensor:
             f"target has shape {tuple(target.shape)}; expected one class number for each of {videos} videos"
         )
     _check_classes(target, 0, classes)
+    return torch.cat([_rank(logits[rows], target[rows]) for rows in row_chunks(videos, classes)])
 
-    class_numbers = torch.arange(classes)
-    rank = torch.empty(videos, dtype=torch.long)
-    for rows in row_chunks(videos, classes):
-        true_class = target[rows, None]
-        true_logit = logits[rows].gather(1, true_class)
-        ahead = (logits[rows] > true_logit) | ((logits[rows] == true_logit) & (class_numbers < true_class))
-        rank[rows] = ahead.sum(dim=1)
-    return rank
+
+def training_accuracy(logits_by_head: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+    """Top-1 and top-5 accuracy of a batch, in percent, as scalars on the device of the logits, which nobody waits for.
+
+    logits_by_head: [B, C] each, under the names in `HEADS`; target: int64 [B]. Returns `TRAINING_ACCURACIES` by name.
+    """
+    ranks = {head: _rank(logits_by_head[head].detach(), target) for head in HEADS}
+    return {f"Acc_{head}@{k}": 100.0 * (ranks[head] < k).float().mean() for head in HEADS for k in TOP_K}
+
+
+def _rank(logits: Tensor, target: Tensor) -> Tensor:
+    """Place of the target [B] among logits [B, C], 0 for the largest, ties in the order of the classes: int64 [B]."""
+    true_class = target[:, None]
+    true_logit = logits.gather(1, true_class)
+    class_numbers = torch.arange(logits.shape[1], device=logits.device)
+    return ((logits > true_logit) | ((logits == true_logit) & (class_numbers < true_class))).sum(dim=1)
 
 
 def mean_average_precision(logits: ArrayLike, labels: ArrayLike) -> tuple[float, Tensor]:
@@ -75,16 +86,18 @@ def evaluation_metrics(logits_by_head: Mapping[str, ArrayLike], labels: ArrayLik
 
     logits_by_head: [N, C] each, under the names in `HEADS`: "pred" the logits of the last step; "cat", "global" and
     "local" the `step_mean` of all, of the glance and of the focus steps; "temporal" and "spatial" the logits of the
-    two policies. labels [N, L], padded with -1. metric: "map" or "accuracy" (of the first label).
+    two policies. labels [N, L], padded with -1. metric: "map" or "accuracy". `Prec@1` and `Prec@5` are the accuracies
+    of the last step and come with both; every accuracy is of the first label.
     """
     check_metric(metric)
     missing = [head for head in HEADS if head not in logits_by_head]
     if missing:
         raise ValueError(f"no logits for {', '.join(missing)}; expected {', '.join(HEADS)}")
+    first_label = label_rows(labels)[:, 0]
     if metric == "accuracy":
-        first_label = label_rows(labels)[:, 0]
-        by_head = {head: accuracy(logits_by_head[head], first_label, topk=(1, 5)) for head in HEADS}
-        return {f"Acc_{head}@{k}": by_head[head][place] for place, k in enumerate((1, 5)) for head in HEADS}
+        by_head = {head: accuracy(logits_by_head[head], first_label, TOP_K) for head in HEADS}
+        figures = {f"Acc_{head}@{k}": by_head[head][place] for place, k in enumerate(TOP_K) for head in HEADS}
+        return figures | {f"Prec@{k}": figures[f"Acc_pred@{k}"] for k in TOP_K}
 
     logits = {head: checked_logits(logits_by_head[head]) for head in HEADS}
     positives = Positives.from_labels(labels, *logits["pred"].shape)  # once, so the warning comes once
@@ -93,7 +106,9 @@ def evaluation_metrics(logits_by_head: Mapping[str, ArrayLike], labels: ArrayLik
         return mean_over_classes(average_precision(head_logits.softmax(dim=1).numpy(), positives))
 
     figures = {"mAP": score(logits["pred"]), "smAP": score(logits["pred"].softmax(dim=1))}
-    return figures | {f"{head.capitalize()}_mAP": score(logits[head]) for head in HEADS if head != "pred"}
+    figures |= {f"{head.capitalize()}_mAP": score(logits[head]) for head in HEADS if head != "pred"}
+    precisions = accuracy(logits["pred"], first_label, TOP_K)
+    return figures | {f"Prec@{k}": value for k, value in zip(TOP_K, precisions, strict=True)}
 
 
 @dataclass(frozen=True)

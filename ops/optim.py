@@ -19,9 +19,17 @@ def build_optimizer(
     global_lr_ratio: float,
     classifier_lr_ratio: float,
 ) -> torch.optim.SGD:
-    """SGD over `model.parameter_groups`; each group keeps its `name` and `lr_ratio`."""
+    """SGD over `model.parameter_groups`; each group keeps its `name` and multiples. Momentum starts from zero.
+
+    Fused SGD would make the momentum in its first step from uninitialised memory, which stays as it is where gradient
+    scaling skips that step (float16 overflows in the first steps), and enters the weights with the next.
+    """
     groups = model.parameter_groups(temporal_lr_ratio, stn_lr_ratio, global_lr_ratio, classifier_lr_ratio)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_learning_rate(optimizer, lr)
     return optimizer
 
@@ -38,4 +46,4 @@ def learning_rate(epoch: int, epochs: int, lr: float, lr_type: str, lr_steps: Se
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its multiple of the base rate."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_ratio"]
+        group["lr"] = lr * group["lr_mult"]

@@ -110,6 +110,7 @@ def build_predictor(
         batch_size=options.batch_size,
         frame_rate=options.frame_rate,
         height=options.height,
+        decode=options.decode,
         illustrate=illustrate,
     )
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from models.uni_adafocus import UniAdaFocus
+from ops.dataset import BACKENDS
 from ops.dynamic import Answer, EarlyExitInference
 from ops.errors import UserError
 from ops.float32 import float32_convolutions
@@ -60,7 +61,8 @@ class Predictor:
 
     model: in evaluation mode, on its device. thresholds: [F + 1] with their criterion, as `EarlyExitInference` takes
     them; without them each video gets all F patches. topk: classes to tell of each video, at most all. batch_size:
-    videos at a time. frame_rate, height: of the frames, as for `ops.video_jpg`. illustrate: draws what was seen.
+    videos at a time. frame_rate, height: of the frames, as for `ops.video_jpg`. decode: as for `VideoDataset`.
+    illustrate: draws what was seen.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Predictor:
         batch_size: int = 8,
         frame_rate: float | None = None,
         height: int = DEFAULT_HEIGHT,
+        decode: str = BACKENDS[0],
         illustrate: Illustrate | None = None,
     ) -> None:
         self.gflops = exit_gflops(model)
@@ -81,7 +84,7 @@ class Predictor:
             thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
         self.inference = EarlyExitInference(self.model, thresholds, criterion)
         self.topk, self.batch_size = min(topk, model.num_classes), batch_size
-        self.frame_rate, self.height, self.illustrate = frame_rate, height, illustrate
+        self.frame_rate, self.height, self.decode, self.illustrate = frame_rate, height, decode, illustrate
 
     def __call__(self, videos: Sequence[FoundVideo]) -> Iterator[Outcome]:
         """One outcome for each video, as soon as its batch is done; where pictures failed, one more. Raises UserError
@@ -123,7 +126,7 @@ class Predictor:
         opened: each video, or why it cannot be read; kept up to date.
         """
         rows = [row for row, video in opened.items() if not isinstance(video, str)]
-        batch = VideoBatch([opened[row] for row in rows], self.model, threads)
+        batch = VideoBatch([opened[row] for row in rows], self.model, threads, self.decode)
         while rows:
             try:
                 return rows, batch, self.inference(batch)
@@ -141,7 +144,7 @@ class Predictor:
         """The video, or why it cannot be read."""
         try:
             if found.template is not None:
-                return FrameFolder(found.path, found.template)
+                return FrameFolder(found.path, found.template, self.decode)
             threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
             return VideoFile(found.path, self.frame_rate, self.height, threads, decode_all)
         except READING_ERRORS as error:

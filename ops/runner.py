@@ -34,6 +34,7 @@ from ops.setup import (
     load_starting_weights,
     prepare_training,
     share_of_batch,
+    share_of_evaluation_batch,
     wrap,
 )
 from ops.signals import Stopped, StopRequest
@@ -41,6 +42,7 @@ from ops.summary import print_summary
 from ops.training_curves import draw_run
 
 LAST_EPOCHS_EVALUATED = 9
+PUBLISHED_LABELS = {"loss": "Loss", "Acc_pred@1": "Prec@1", "Acc_pred@5": "Prec@5"}  # of console lines
 MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
 
 
@@ -57,6 +59,7 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
             splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
             validation = splits["val"]
             share_of_batch(options)
+            share_of_evaluation_batch(options)
             check_speed_options(options, device)
             resumed, notes = find_checkpoint(options, run_folder(options))
         notes = check_splits(splits, options.skip_missing) + notes
@@ -202,8 +205,8 @@ def save(
 
 
 def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
-    """Every so many epochs, and in each of the last nine."""
-    return (epoch + 1) % every == 0 or epoch >= epochs - LAST_EPOCHS_EVALUATED
+    """In every so-manieth epoch from the first (0) on, and in each of the last nine."""
+    return epoch % every == 0 or epoch >= epochs - LAST_EPOCHS_EVALUATED
 
 
 def evaluate_and_report(
@@ -262,7 +265,9 @@ def evaluation_batches(
 
     The latter reports progress, and raises Stopped, on all processes, when a signal comes.
     """
-    batches = EvaluationBatches(len(dataset), share_of_batch(options), distributed.rank(), distributed.world_size())
+    batches = EvaluationBatches(
+        len(dataset), share_of_evaluation_batch(options), distributed.rank(), distributed.world_size()
+    )
     loader = build_loader(dataset, batches, options.workers, device)
 
     def after_batch(step: int) -> None:
@@ -280,13 +285,18 @@ def run_folder(options: argparse.Namespace) -> Path:
     return Path(options.root_log) / name
 
 
+def log_name(options: argparse.Namespace, training: bool) -> str:
+    """The file of the console lines; the published names."""
+    return "log.csv" if training else f"log_{options.eval_suffix}.csv"
+
+
 def start_log(options: argparse.Namespace, training: Training | None) -> RunLogger:
     """The run's logger. A run from the start moves what an earlier one left in the folder aside; one that goes on
     drops what it is about to do again."""
     folder, active = run_folder(options), distributed.is_main_process()
     aside = set_earlier_run_aside(folder) if active and training and not options.resume else None
     first_epoch = training.first_epoch if training else 0
-    logger = RunLogger(folder, active, first_epoch)
+    logger = RunLogger(folder, active, first_epoch, log_name(options, training is not None))
     if aside:
         logger.line(f"An earlier run's files are now in {aside}")
     if training:
@@ -328,5 +338,7 @@ def training_line(epoch: int, lr: float, progress: engine.Progress) -> str:
         f"Data {progress.data_time:.3f} ({progress.mean_data_time:.3f})"
     )
     for name, value in progress.losses.items():
-        line += f"\t{name.capitalize() if name == 'loss' else name} {value:.4f} ({progress.mean_losses[name]:.4f})"
+        digits = 3 if name.startswith("Acc_") else 4
+        label = PUBLISHED_LABELS.get(name, name)
+        line += f"\t{label} {value:.{digits}f} ({progress.mean_losses[name]:.{digits}f})"
     return line

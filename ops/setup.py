@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
     "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit", "check_data",
-    "eval_precision", "compile",
+    "eval_precision", "compile", "val_batch_size", "eval_suffix",
 }  # fmt: skip
 
 
@@ -89,22 +89,36 @@ def build_dataset(
     options: argparse.Namespace, config: dataset_config.DatasetConfig, split: str, *, training: bool
 ) -> VideoDataset:
     """One split with the options' number of frames and frame size."""
-    return VideoDataset(config, split, options.num_segments, options.input_size, training, seed=options.seed)
+    return VideoDataset(
+        config, split, options.num_segments, options.input_size, training, options.seed, backend=options.decode
+    )
 
 
 def share_of_batch(options: argparse.Namespace) -> int:
     """How many videos of each global batch are this process's; UserError where they cannot be shared equally, or not
     be worked through in `--grad_accum` equal pieces."""
     processes = distributed.world_size()
-    if options.batch_size % processes:
-        raise UserError(f"--batch_size {options.batch_size} cannot be shared equally by {processes} processes")
-    share = options.batch_size // processes
+    share = _equal_share("--batch_size", options.batch_size)
     if not options.evaluate and share % options.grad_accum:
         raise UserError(
             f"--grad_accum {options.grad_accum} does not divide the {share} videos that each of {processes} "
             f"process(es) has of --batch_size {options.batch_size}"
         )
     return share
+
+
+def share_of_evaluation_batch(options: argparse.Namespace) -> int:
+    """How many videos this process evaluates at a time; UserError where processes cannot share them equally."""
+    if options.val_batch_size is None:
+        return _equal_share("--batch_size", options.batch_size)
+    return _equal_share("--val_batch_size", options.val_batch_size)
+
+
+def _equal_share(option: str, videos: int) -> int:
+    processes = distributed.world_size()
+    if videos % processes:
+        raise UserError(f"{option} {videos} cannot be shared equally by {processes} processes")
+    return videos // processes
 
 
 def check_speed_options(options: argparse.Namespace, device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """When and where the badge of a toy video is, in the segments and pixels that the network gets in evaluation."""
 
 import json
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,8 +46,8 @@ class ToyTruth:
         """The badge in each segment's square, as far as it lies inside: float32 [T, 4], left, top, right, bottom in
         pixels; zeros where there is none."""
         dataset, boxes = self.dataset, self.videos[video]["boxes"]
-        folder = dataset.config.frames_root / dataset.video_name(video)
-        width, height = Image.open(folder / dataset.config.template.format(1)).size
+        folder = dataset.config.video_folder(dataset.video_name(video))
+        width, height = Image.open(os.path.join(folder, dataset.config.template.format(1))).size
         rows = [
             box_in_square(boxes[str(number)], width, height, dataset.input_size) if str(number) in boxes else [0.0] * 4
             for number in self._frame_numbers(video)

@@ -113,10 +113,14 @@ def _draw_several(figure: Figure, runs: Mapping[str, Records]) -> None:
 
 
 def metric_names(records: Records) -> list[str]:
-    """The validation metrics to draw, the main one first: of accuracies the first of each head, and the main top 5."""
+    """The validation metrics to draw, the main one first: of accuracies the first of each head, and the main top 5.
+
+    `Prec@1` is drawn beside mAP only: elsewhere it is the main metric by another name.
+    """
     known = {name: None for record in records for name in record.get("val", {})}
     main = [name for name in MAIN_METRICS if name in known]
-    others = [name for name in known if name not in main and (name.endswith(("mAP", "@1")) or name == "Acc_pred@5")]
+    hidden = {*main, *(["Prec@1"] if "Acc_pred@1" in known else [])}
+    others = [name for name in known if name not in hidden and (name.endswith(("mAP", "@1")) or name == "Acc_pred@5")]
     return main + others
 
 

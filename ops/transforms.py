@@ -216,7 +216,8 @@ def _halves_are_frequent(source: tuple[int, int], size: tuple[int, int]) -> bool
 
 
 def _frames_at(offsets: np.ndarray, num_frames: int) -> np.ndarray:
-    # Multiplied before it is divided, the middle of a segment is exact, so that floor never falls one frame short.
+    # In the published order of operations, whose rounding decides where a middle falls on a whole number: for some
+    # counts floor then gives one frame less than exact arithmetic would.
     num_segments = len(offsets)
-    numbers = np.floor((np.arange(num_segments) + offsets) * num_frames / num_segments).astype(np.int64) + 1
+    numbers = np.floor((np.arange(num_segments) + offsets) / num_segments * num_frames).astype(np.int64) + 1
     return numbers.clip(1, num_frames)

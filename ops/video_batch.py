@@ -12,10 +12,12 @@ from functools import partial
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
 from ops import transforms
+from ops.dataset import BACKENDS
 from ops.video_frames import Video
 from ops.video_reader import VideoError
 
@@ -31,10 +33,15 @@ class BrokenVideos(Exception):
 
 
 class VideoBatch:
-    """Videos as a `FrameSource`: evaluation's segments and preprocessing; no frame is decoded twice."""
+    """Videos as a `FrameSource`: evaluation's segments and preprocessing; no frame is decoded twice.
 
-    def __init__(self, videos: Sequence[Video], model: UniAdaFocus, threads: Executor) -> None:
-        self.videos, self._model, self._threads = list(videos), model, threads
+    decode: as for `VideoDataset`.
+    """
+
+    def __init__(
+        self, videos: Sequence[Video], model: UniAdaFocus, threads: Executor, decode: str = BACKENDS[0]
+    ) -> None:
+        self.videos, self._model, self._threads, self._decode = list(videos), model, threads, decode
         self._kept: list[dict[int, Tensor]] = [{} for _ in videos]  # uint8 [3, S, S] by segment
 
     def __len__(self) -> int:
@@ -57,7 +64,7 @@ class VideoBatch:
     def with_changes(self, changes: Mapping[int, Video | None]) -> "VideoBatch":
         """A batch in which some videos are others, or left out (None); of the rest, what was read is kept."""
         videos = [changes.get(number, video) for number, video in enumerate(self.videos)]
-        batch = VideoBatch([video for video in videos if video is not None], self._model, self._threads)
+        batch = VideoBatch([video for video in videos if video is not None], self._model, self._threads, self._decode)
         kept = [{} if number in changes else frames for number, frames in enumerate(self._kept)]
         batch._kept = [frames for frames, video in zip(kept, videos, strict=True) if video is not None]
         return batch
@@ -71,9 +78,11 @@ class VideoBatch:
         numbers = self.frame_numbers(video)[missing].tolist()
         view_of = partial(transforms.evaluation_view, input_size=size)
         try:
-            clip = transforms.fast_clip(
-                self.videos[video].read(numbers), num_frames=len(numbers), input_size=size, view_of=view_of
-            )
+            frames = self.videos[video].read(numbers)
+            if self._decode == "pillow":
+                clip = transforms.pillow_clip(map(Image.fromarray, frames), input_size=size, view_of=view_of)
+            else:
+                clip = transforms.fast_clip(frames, num_frames=len(numbers), input_size=size, view_of=view_of)
         except READING_ERRORS as error:
             return reason(error)
         kept.update(zip(missing, clip, strict=True))

@@ -15,7 +15,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from ops.dataset import FrameReader
+from ops.dataset import BACKENDS, FrameReader
 from ops.errors import UserError
 from ops.frame_folders import DEFAULT_HEIGHT, FrameTemplate, scaled
 from ops.images import MAX_ASPECT
@@ -143,11 +143,11 @@ class FrameFolder:
     """A folder of frames, numbered from 1, as `ops.video_jpg` makes it. A frame that cannot be decoded is replaced by
     the nearest good one, and counted in `replaced`. Raises VideoError for a folder without frames."""
 
-    def __init__(self, folder: Path, template: str) -> None:
+    def __init__(self, folder: Path, template: str, decode: str = BACKENDS[0]) -> None:
         numbers = FrameTemplate.parse(template).numbers(folder)
         if not numbers:
             raise VideoError(f"holds no frame {template.format(1)}")
-        self._reader = FrameReader(folder.name, str(folder), template, max(numbers), "extract it again")
+        self._reader = FrameReader(folder.name, str(folder), template, max(numbers), "extract it again", decode)
         self.rate = None
 
     def __len__(self) -> int:
@@ -161,7 +161,7 @@ class FrameFolder:
     def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """See `Video`. Raises VideoError where not one frame can be decoded."""
         try:
-            yield from map(self._reader.read, numbers)
+            yield from (np.asarray(self._reader.read(number)) for number in numbers)
         except UserError as error:
             raise VideoError(str(error)) from error
 

@@ -62,9 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="ENDING",
         help="endings of video files, in any case (default: " + " ".join(ACCEPTED_FORMATS) + ")",
     )
-    which.add_argument("--file_list", type=Path, help="text file: only the videos named there, one per line")
-    which.add_argument("--begin", type=int, default=0, help="first video of the sorted list, from 0 (default: 0)")
-    which.add_argument("--end", type=int, default=666666666, help="the one after the last (default: all)")
+    which.add_argument(
+        "--file_list", type=Path, help="text file: only the videos named there, one per line, in that order"
+    )
+    which.add_argument("--begin", type=int, default=0, help="first video of the list, from 0 (default: 0)")
+    which.add_argument("--end", type=int, default=666666666, help="last video of it, counted in (default: all)")
 
     frames = parser.add_argument_group("frames")
     frames.add_argument("--dataset", choices=DATASETS, help="name the frames, and write splits, as in this data set")

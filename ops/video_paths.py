@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_config import COMMON_TEMPLATES, detect_template
+from dataset_config import COMMON_TEMPLATES
 from ops.errors import UserError
 from ops.extraction_plan import ACCEPTED_FORMATS, visible_folders
 from ops.failure_list import printable
@@ -63,5 +63,4 @@ def _videos_of(path: Path) -> Iterator[FoundVideo]:
 
 def _frame_template(files: Collection[str]) -> str | None:
     """How the frames in a folder are named; None where there is no frame 1."""
-    template = detect_template([files], COMMON_TEMPLATES[0])
-    return template if template.format(1) in files else None
+    return next((template for template in COMMON_TEMPLATES if template.format(1) in files), None)

@@ -60,7 +60,7 @@ def figures(printed: str) -> dict[str, float]:
 
 
 def test_all_policies_are_compared_in_one_table(finished):
-    lines = (finished / "log.csv").read_text().partition("GFLOPs\n")[2].splitlines()
+    lines = (finished / "log_eval.csv").read_text().partition("GFLOPs\n")[2].splitlines()
     assert len(lines) == 9 + 1 and lines[-1].startswith("ablation.csv is in")
     rows = rows_of(finished)
     assert list(rows) == [
@@ -95,7 +95,7 @@ def test_random_choices_depend_on_the_seed_and_not_on_the_batches(evaluate, tmp_
     expected = logits("batches of 2", *random)
     np.testing.assert_allclose(logits("batches of 1", *random, "--batch_size", 1), expected, atol=1e-3)
     assert {path.name for path in (tmp_path / "log" / RUN).iterdir()} == {
-        "log.csv"
+        "log_eval.csv"
     }  # no figures per class, as of the run
     assert np.abs(logits("learned") - expected).max() > 1e-2
     assert np.abs(logits("another seed", *random, "--seed", 1) - expected).max() > 1e-2

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from ops.annotations import first_names, read_annotations
+from ops.annotations import first_names, has_several_labels, read_annotations
 from ops.errors import UserError
 
 
@@ -22,8 +22,29 @@ def test_comma_rows_hold_up_to_three_labels(split):
     read = read_annotations(split("a,10,0\nfolder/é b,300,4,2\nc,3,1,2,3\n"), ",", 5)
     assert read.names() == ["a", "folder/é b", "c"]
     assert read.frames.tolist() == [10, 300, 3]
-    assert read.labels.tolist() == [[0, -1, -1], [4, 2, -1], [1, 2, 3]]
+    assert read.labels.tolist() == [[0, -1, -1], [2, 4, -1], [1, 2, 3]]
     assert (len(read), read.left_out, read.warnings) == (3, 0, ())
+
+
+def test_labels_are_the_distinct_ones_sorted(split):
+    """Rows as in the ActivityNet lists: a label for each time that it is annotated."""
+    rows = ["v_qF38sNbBcBo,6200,73", "v_a,640,12" + ",12" * 22, "v_b,45,150,9,150,9,9", "v_c,22626,7,7"]
+    read = read_annotations(split("\n".join(rows)), ",", 200)
+    assert read.labels.tolist() == [[73, -1, -1], [12, -1, -1], [9, 150, -1], [7, -1, -1]]
+    assert read.frames.tolist() == [6200, 640, 45, 22626]
+
+
+@pytest.mark.parametrize(
+    ("content", "separator", "several"),
+    [
+        ("a,10,0\nb,10,3,3,3\n", ",", False),
+        ("a,10,0\nb,10,3,3,2\n", ",", True),
+        ("a b c d 10 3\n", " ", False),
+        ("a,10,3,x\n\nb,10,1, 1 \n", ",", False),
+    ],
+)
+def test_a_label_that_is_repeated_is_one_label(split, content, separator, several):
+    assert has_several_labels(split(content), separator) is several
 
 
 def test_names_may_hold_spaces_where_spaces_separate(split):
@@ -58,7 +79,8 @@ def test_a_repeated_video_stays_with_a_warning(split):
     ("row", "what"),
     [
         ("b,10", "2 fields"),
-        ("b,10,0,1,2,3", "6 fields"),
+        ("b,10,0,1,2,3", "4 distinct labels"),
+        ("b,10," + "0,1," * 20 + "2,3", "4 distinct labels"),
         ("b 10 0", "1 fields"),
         ("b,ten,0", "'ten' is not a whole number"),
         ("b,10,-1", "'-1' is not a whole number"),

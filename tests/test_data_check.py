@@ -150,6 +150,96 @@ def test_a_good_video_costs_two_questions_to_the_file_system(dataset_folder, mon
     assert sorted(map(os.path.basename, asked)) == ["image_00001.jpg"] * 5 + ["image_00008.jpg"] * 5
 
 
+def list_more_frames(folder: Path, split: str, frames: dict[str, int]) -> None:
+    """Let the list count other frames than there are, as lists made on other machines do."""
+    path = folder / f"{split}_split.txt"
+    rows = [row.split(",") for row in path.read_text().splitlines()]
+    path.write_text("".join(f"{name},{frames.get(name, count)},{label}\n" for name, count, label in rows))
+
+
+@pytest.fixture
+def long_videos(make_dataset, tmp_path) -> tuple[Path, list]:
+    """A dataset of videos of 40 frames, and the options of a run on it."""
+    videos = ({f"train{n}": [n % 4] for n in range(4)}, {f"val{n}": [n % 4] for n in range(4)})
+    folder = make_dataset(*videos, frames=40)
+    options = ["--dataset", "mine", "--data_dir", folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS]
+    return folder, [*options, "--epochs", 1]
+
+
+def test_a_video_with_most_of_its_listed_frames_is_good_and_its_nearest_frames_serve(long_videos, tmp_path, capsys):
+    folder, options = long_videos
+    list_more_frames(folder, "train", {"train1": 42})
+    list_more_frames(folder, "val", {"val0": 42, "val3": 41})
+    for number in (32, 36):
+        frame(folder, "val0", number).unlink()
+    assert call(main.main, *options, "--check_data") == 0
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"^warning: 3 videos with fewer frames than listed, at most 2 fewer \((train1|val0): 40 of 42\)", printed, re.M
+    )
+    assert printed.count("videos are good") == 2 and "4 of 4 videos are good" in printed
+    assert call(main.main, *options, "--check_data", "full") == 0
+    assert "at most 4 fewer (val0: 38 of 42)" in capsys.readouterr().out  # having looked for every frame
+
+    assert call(main.main, *options) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("with fewer frames than listed") == 1
+    found = record(tmp_path)
+    assert found["left_out"] == {"train": 0, "val": 0}
+    assert found["val"]["replaced_frames"] == 1  # of 42 listed frames in 6 segments, 32 is looked at
+    assert "val0" in printed.split("evaluation: ", 1)[1].splitlines()[0]
+
+
+def test_a_video_with_less_than_nine_tenths_of_its_frames_stops_the_run(long_videos, tmp_path, capsys):
+    folder, options = long_videos
+    list_more_frames(folder, "val", {"val1": 45, "val2": 44})
+    assert call(main.main, *options) == 2
+    headline, video, error = (line for line in capsys.readouterr().err.splitlines() if "fewer frames" not in line)
+    assert headline == f"{data_check.NO_LAST_FRAME}: 1 video"
+    assert "val1" in video and "image_00045.jpg" in video and "image_00001.jpg to image_00040.jpg" in video
+    assert error.startswith("error: 1 of 8 listed videos")
+    assert call(main.main, *options, "--skip_missing") == 0
+    assert record(tmp_path)["left_out"] == {"train": 0, "val": 1}
+
+
+def test_a_full_check_finds_gaps_that_ends_do_not_show(long_videos, capsys):
+    folder, options = long_videos
+    for number in range(10, 15):
+        frame(folder, "train2", number).unlink()
+    assert call(main.main, *options, "--check_data") == 0
+    assert call(main.main, *options, "--check_data", "full") == 2
+    assert "5 of 40 frames are not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", [range(1, 100), range(2, 101), range(1, 91), [*range(1, 90), 95], range(1, 90), []])
+def test_frames_are_counted_right_whichever_are_missing(there, tmp_path):
+    for number in there:
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    contiguous_from_first = 1 in there and 90 in there
+    assert data_check.count_frames(str(tmp_path), "{}.jpg", 100) == len(there)
+    assert contiguous_from_first == (there in (range(1, 100), range(1, 91)))
+
+
+def test_frames_that_only_lack_the_last_are_counted_with_few_questions(tmp_path, monkeypatch):
+    for number in range(1, 961):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    asked = []
+    stat = os.stat
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda path, *rest, **options: (asked.append(path), stat(path))[1])
+        patched.setattr(os, "scandir", None)
+        assert data_check.count_frames(str(tmp_path), "{}.jpg", 1000) == 960
+    assert len(asked) < 12
+
+
+def test_listed_names_find_folders_with_the_prefix_of_activitynet(options, dataset_folder, tmp_path):
+    for video in ("train0", "val2"):
+        (dataset_folder / "frames" / video).rename(dataset_folder / "frames" / f"v_{video}")
+    assert call(main.main, *options, "--check_data", "full") == 0
+    assert call(main.main, *options) == 0
+    assert record(tmp_path)["val"]["replaced_frames"] == 0
+
+
 def test_skip_missing_leaves_videos_out_and_says_so(options, dataset_folder, tmp_path):
     shutil.rmtree(dataset_folder / "frames" / "train1")
     frame(dataset_folder, "val0", FRAMES).unlink()
@@ -223,7 +313,7 @@ def test_a_full_check_decodes_every_listed_frame(workers, options, dataset_folde
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "no folder of frames: 1 video" and lines[1].split()[0] == "val3"
     assert lines[2] == "frames that cannot be decoded: 2 videos"
-    assert lines[3].endswith("train_split.txt:2): 2 of 8 frames, first image_00003.jpg: not an image")
+    assert lines[3].endswith("train_split.txt:2): 1 of 8 frames, first image_00003.jpg: not an image; 1 is not there")
     assert "val_split.txt:3): 1 of 8 frames, first image_00007.jpg: " in lines[4]
     assert lines[5].startswith("error: 3 of 9 listed videos") and "--skip_missing" not in lines[5]
 

@@ -89,7 +89,7 @@ def test_all_names_and_labels_are_there_without_reading_a_frame(config):
     shutil.rmtree(config.frames_root)
     data = dataset(config)
     assert data.video_names() == ["a", "b", "c"] and data.video_name(2) == "c"
-    assert data.labels.tolist() == [[0, -1, -1], [1, 2, -1], [3, 0, 1]]
+    assert data.labels.tolist() == [[0, -1, -1], [1, 2, -1], [0, 1, 3]]
 
 
 def test_evaluation_shows_the_middle_of_each_segment(numbered):
@@ -144,7 +144,7 @@ def test_in_evaluation_labels_stay_in_order(config):
     data = dataset(config)
     for epoch in range(5):
         data.set_epoch(epoch)
-        assert data[2][1].tolist() == [3, 0, 1]
+        assert data[2][1].tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -300,7 +300,7 @@ def test_a_batch_is_a_channels_last_stack(config):
     frames, labels, index = collate_clips([data[2], data[0]])
     assert frames.shape == (2, SEGMENTS, 3, SIZE, SIZE) and frames.permute(0, 1, 3, 4, 2).is_contiguous()
     assert torch.equal(frames[0], data[2][0]) and torch.equal(frames[1], data[0][0])
-    assert labels.tolist() == [[3, 0, 1], [0, -1, -1]]
+    assert labels.tolist() == [[0, 1, 3], [0, -1, -1]]
     assert (index.tolist(), index.dtype) == ([2, 0], torch.int64)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_config import BUILT_IN, detect_template, get_dataset, read_classes
+from dataset_config import BUILT_IN, COMMON_TEMPLATES, find_frames, get_dataset, read_classes
 from ops.errors import UserError
 from tests.conftest import ROOT
 
@@ -44,7 +44,8 @@ def test_a_built_in_dataset_is_found_under_its_published_names(tmp_path, name, s
     assert (config.name, config.separator, config.metric) == (name, separator, metric)
     assert (config.classes, config.num_classes) == (("run", "jump"), 2)
     assert (config.train_split, config.val_split) == (folder / PUBLISHED[name][1], folder / PUBLISHED[name][2])
-    assert (config.frames_root, config.template) == (folder / "frames", "image_{:05d}.jpg")
+    assert (config.frames_root, config.template) == (folder / "frames", "image_{:05d}.jpg")  # as found there
+    assert BUILT_IN[name].template == ("img_{:05d}.jpg" if name == "minik" else "image_{:05d}.jpg")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -56,7 +57,15 @@ def test_the_published_name_comes_before_the_generic_one_which_works_as_well(tmp
     assert get_dataset(name, tmp_path).train_split.name == PUBLISHED[name][1]
 
 
-@pytest.mark.parametrize(("rows", "metric"), [("a,10,0\n", "accuracy"), ("a,10,0\na,10,0,1\n", "map")])
+@pytest.mark.parametrize(
+    ("rows", "metric"),
+    [
+        ("a,10,0\n", "accuracy"),
+        ("a,10,0\na,10,0,1\n", "map"),
+        ("a,10,0\na,10,1,1,1,1\n", "accuracy"),  # one label, annotated four times
+        ("a,10,0\na,10,1,1,0,1\n", "map"),
+    ],
+)
 def test_the_metric_of_another_dataset_follows_its_rows_unless_it_is_given(tmp_path, rows, metric):
     write_dataset(tmp_path, rows=rows)
     assert get_dataset("mine", tmp_path).metric == metric
@@ -70,10 +79,60 @@ def test_the_template_is_detected_unless_it_is_given(tmp_path):
     assert get_dataset("toy", tmp_path, template="x{}.png").template == "x{}.png"
 
 
-def test_the_configured_template_wins_where_any_folder_has_its_first_frame():
-    assert detect_template([{"img_00001.jpg"}, {"image_00001.jpg"}], "image_{:05d}.jpg") == "image_{:05d}.jpg"
-    assert detect_template([set(), {"img_00001.jpg"}], "image_{:05d}.jpg") == "img_{:05d}.jpg"
-    assert detect_template([{"000001.png"}], "image_{:05d}.jpg") == "image_{:05d}.jpg"
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_the_first_template_wins_under_which_any_video_has_its_first_frame(tmp_path):
+    templates = ("image_{:05d}.jpg", *COMMON_TEMPLATES)
+    touch(tmp_path / "a" / "img_00001.jpg", tmp_path / "b" / "image_00001.jpg", tmp_path / "c" / "000001.png")
+    assert find_frames([tmp_path], ["a", "b"], templates) == (tmp_path, "image_{:05d}.jpg")
+    assert find_frames([tmp_path], ["nowhere", "a"], templates) == (tmp_path, "img_{:05d}.jpg")
+    assert find_frames([tmp_path], ["c"], templates) == (tmp_path, "image_{:05d}.jpg")
+
+
+MINIK_NAME = "images/val/air drumming/-0hr3Zo7B8k_000007_000017"
+
+
+@pytest.mark.parametrize("root", ["", "frames"])
+@pytest.mark.parametrize("template", ["img_{:05d}.jpg", "image_{:05d}.jpg"])
+@pytest.mark.parametrize("name", ["minik", "mine"])
+def test_frames_stand_in_the_data_folder_itself_or_in_frames(tmp_path, root, template, name):
+    """As in the releases of Mini-Kinetics: names with folders and spaces, either root, either template."""
+    separator = BUILT_IN[name].separator if name in BUILT_IN else ","
+    names = PUBLISHED.get(name, PUBLISHED["toy"])
+    write_dataset(tmp_path, names, rows=separator.join([MINIK_NAME, "250", "0"]))
+    if not root:
+        (tmp_path / "frames" / "a" / "image_00001.jpg").unlink()
+        (tmp_path / "frames" / "a").rmdir()
+        (tmp_path / "frames").rmdir()
+    touch(tmp_path / root / MINIK_NAME / template.format(1))
+    config = get_dataset(name, tmp_path)
+    assert (config.frames_root, config.template) == (tmp_path / root, template)
+
+
+def test_an_empty_folder_of_frames_does_not_hide_those_in_the_data_folder(tmp_path):
+    write_dataset(tmp_path, rows=f"{MINIK_NAME},250,0")
+    touch(tmp_path / MINIK_NAME / "img_00001.jpg")
+    assert get_dataset("mine", tmp_path).frames_root == tmp_path
+
+
+def test_names_with_and_without_the_prefix_of_activitynet_find_their_folder(tmp_path):
+    write_dataset(tmp_path, PUBLISHED["actnet"], rows="--1DO2V4K74,6340,0\n")
+    frames = tmp_path / "frames"
+    touch(frames / "v_--1DO2V4K74" / "image_00001.jpg", frames / "sub" / "plain" / "image_00001.jpg")
+    touch(frames / "both" / "image_00001.jpg", frames / "v_both" / "image_00001.jpg")
+    config = get_dataset("actnet", tmp_path)
+    found = {name: Path(config.video_folder(name)) for name in ("--1DO2V4K74", "v_--1DO2V4K74", "sub/v_plain")}
+    assert found["--1DO2V4K74"] == found["v_--1DO2V4K74"] == frames / "v_--1DO2V4K74"
+    assert found["sub/v_plain"] == frames / "sub" / "plain"
+    assert (config.video_folder("both"), config.video_folder("v_both")) == (
+        str(frames / "both"),
+        str(frames / "v_both"),
+    )
+    assert config.video_folder("absent") == str(frames / "absent")
 
 
 @pytest.mark.parametrize("missing", ["classInd.txt", "train_split.txt", "val_split.txt", "frames"])
@@ -112,6 +171,7 @@ def test_an_argument_that_makes_no_sense_is_refused(tmp_path, arguments, what):
         ("\ufeffrun\r\nhigh jump\r\n\r\n\n", ("run", "high jump")),
         ("0 run\n1 jump", ("run", "jump")),
         ("1,run\n2,\tjump, high\n", ("run", "jump, high")),
+        ("0,Applying sunscreen\n1,Arm wrestling\n", ("Applying sunscreen", "Arm wrestling")),  # ActivityNet's
         ("2 run\n3 jump\n", ("2 run", "3 jump")),
         ("1 run\n3 jump\n", ("1 run", "3 jump")),
         ("0\n1\n", ("0", "1")),

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.uni_adafocus import UniAdaFocus
 from ops.engine import accumulate_gradients, collect, evaluate, seed_step
 from ops.errors import UserError
-from ops.loss_history import LossHistory
+from ops.loss_history import NAMES, LossHistory
 from ops.losses import LOSS_NAMES
 from tests.conftest import reference_weights
 
@@ -20,7 +20,7 @@ def small_model(thin_model) -> UniAdaFocus:
 
 
 def _losses(value: float) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(value + number) for number, name in enumerate(LOSS_NAMES)}
+    return {name: torch.tensor(value + number) for number, name in enumerate(NAMES)}
 
 
 def test_means_are_over_the_line_and_over_the_epoch():
@@ -31,6 +31,13 @@ def test_means_are_over_the_line_and_over_the_epoch():
     history.append(_losses(8.0), torch.tensor([2]))
     assert history.flush()["cat"] == pytest.approx(9.0)
     assert history.means()["loss"] == pytest.approx(4.0)
+
+
+def test_a_run_that_was_interrupted_before_accuracies_were_kept_goes_on():
+    history = LossHistory(0, str, before=([6.0] * len(LOSS_NAMES), 2))
+    history.append(_losses(3.0), torch.tensor([0]))
+    assert history.totals()[1] == 3
+    assert history.means()["loss"] == pytest.approx(3.0)
 
 
 def test_the_first_step_that_is_not_finite_is_named_with_its_videos():
@@ -147,9 +154,10 @@ def test_an_evaluation_gives_what_the_network_gives_and_sees_its_latest_weights(
     for _ in range(2):
         metrics, found = evaluated(small_model, batches, labels)
         with torch.no_grad():
-            expected = torch.cat([small_model.eval()(frames).logits for frames, _, _ in batches])
+            steps = torch.cat([small_model.eval()(frames).step_logits for frames, _, _ in batches])
+            expected = steps[:, -1]
         torch.testing.assert_close(found.logits.softmax(1), expected.softmax(1), rtol=0, atol=1e-4)
-        loss = torch.nn.functional.cross_entropy(expected, labels[:, 0])
+        loss = torch.nn.functional.cross_entropy(steps.flatten(0, 1), labels[:, 0].repeat_interleave(steps.shape[1]))
         assert metrics["loss"] == pytest.approx(float(loss), abs=1e-3)
         with torch.no_grad():
             small_model.local_CNN.conv1.weight.mul_(1.5)

@@ -120,7 +120,7 @@ def test_two_processes_give_the_metrics_of_one(options, random_checkpoint, tmp_p
     def metrics(printed):
         return re.findall(r"(\S+@\d) (\S+)", printed)
 
-    assert len(metrics(alone)) == 12 and metrics(alone) == metrics(together)
+    assert len(metrics(alone)) == 14 and metrics(alone) == metrics(together)
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
         np.testing.assert_allclose(one["logits"], two["logits"], atol=1e-3)
         assert one["video"].tolist() == two["video"].tolist()

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from ops import metrics
-from ops.metrics import HEADS, accuracy, evaluation_metrics, mean_average_precision, step_mean
+from ops.metrics import (
+    HEADS,
+    TRAINING_ACCURACIES,
+    accuracy,
+    evaluation_metrics,
+    mean_average_precision,
+    step_mean,
+    training_accuracy,
+)
 from tests.conftest import REFERENCE
 from tests.reference.recipe import _uniform
 
@@ -175,7 +183,9 @@ def by_head() -> dict[str, np.ndarray]:
 def test_multi_label_sets_report_the_published_names(by_head):
     labels = random_case(seed=0)[1]
     figures = evaluation_metrics(by_head, labels, "map")
-    assert list(figures) == ["mAP", "smAP", "Cat_mAP", "Global_mAP", "Local_mAP", "Temporal_mAP", "Spatial_mAP"]
+    heads = ["mAP", "smAP", "Cat_mAP", "Global_mAP", "Local_mAP", "Temporal_mAP", "Spatial_mAP"]
+    assert list(figures) == [*heads, "Prec@1", "Prec@5"]
+    assert [figures["Prec@1"], figures["Prec@5"]] == accuracy(by_head["pred"], labels[:, 0])
     for name, head in zip(
         ("mAP", "Cat_mAP", "Global_mAP", "Local_mAP", "Temporal_mAP", "Spatial_mAP"), HEADS, strict=True
     ):
@@ -187,14 +197,25 @@ def test_multi_label_sets_report_the_published_names(by_head):
 def test_single_label_sets_report_the_published_names(by_head):
     labels = random_case(seed=0)[1]
     figures = evaluation_metrics(by_head, labels, "accuracy")
-    assert set(figures) == {f"Acc_{head}@{k}" for head in HEADS for k in (1, 5)}
+    assert set(figures) == {f"Acc_{head}@{k}" for head in HEADS for k in (1, 5)} | {"Prec@1", "Prec@5"}
+    assert (figures["Prec@1"], figures["Prec@5"]) == (figures["Acc_pred@1"], figures["Acc_pred@5"])
     for head in HEADS:
         assert [figures[f"Acc_{head}@1"], figures[f"Acc_{head}@5"]] == accuracy(by_head[head], labels[:, 0])
 
 
+def test_the_accuracies_of_training_are_those_of_evaluation(by_head):
+    labels = random_case(seed=0)[1]
+    logits = {head: torch.from_numpy(rows).requires_grad_() for head, rows in by_head.items()}
+    found = training_accuracy(logits, torch.from_numpy(labels[:, 0]))
+    expected = evaluation_metrics(by_head, labels, "accuracy")
+    assert tuple(found) == TRAINING_ACCURACIES
+    for name, value in found.items():
+        assert not value.requires_grad and float(value) == pytest.approx(expected[name], abs=1e-4)
+
+
 def test_an_evaluation_warns_of_missing_classes_once(by_head):
     labels = random_case(seed=0)[1]
-    labels[labels == 4] = -1
+    labels[labels == 4] = 3
     with pytest.warns(UserWarning, match="1 of 7 classes") as caught:
         evaluation_metrics(by_head, labels, "map")
     assert len(caught) == 1

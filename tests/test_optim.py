@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.optim import build_optimizer, learning_rate, set_learning_rate
+from tests.conftest import SMALL
 
 
 def test_cosine_starts_at_the_rate_and_nears_zero():
@@ -55,6 +57,46 @@ def test_groups_follow_the_published_order_and_multiples(small_model):
     assert sorted(ours) == sorted(id(parameter) for parameter in small_model.parameters())
 
 
+def test_groups_carry_the_multiples_that_the_published_code_reads(small_model):
+    groups = small_model.parameter_groups(0.2, 0.3, 0.5, 20)
+    assert {group["name"]: group["lr_mult"] for group in groups} == {
+        "temporal_policy": 0.2, "spatial_policy": 0.3, "global_CNN": 0.5, "global_CNN_fc": 0.5, "aux_fc": 0.5,
+        "local_CNN": 1.0, "local_CNN_fc": 1.0, "pooling_classifier": 20,
+    }  # fmt: skip
+    assert {group["decay_mult"] for group in groups} == {1}
+
+
+@pytest.fixture
+def fills_new_memory_with_nan():
+    """What `torch.empty` returns is nan instead of whatever was there before."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_steps_that_overflow_at_the_start_leave_no_trace(resumed, fills_new_memory_with_nan):
+    """Gradient scaling skips them; with fused SGD they would leave uninitialised momentum."""
+    model = UniAdaFocus(4, **SMALL)
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "temporal_lr_ratio": 1, "stn_lr_ratio": 1}
+    optimizer = build_optimizer(model, **settings, global_lr_ratio=1, classifier_lr_ratio=1)
+    if resumed:  # from a file of weights that no step was made with
+        checkpoint.load_optimizer(optimizer, optimizer.state_dict() | {"state": {}}, Path("a file"))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trainable]
+    for gradient in (float("inf"), float("nan"), 2.0):
+        scaler.scale(torch.zeros((), requires_grad=True)).backward()
+        for parameter in trainable:
+            parameter.grad = torch.full_like(parameter, gradient * scaler.get_scale() / 2)
+        scaler.step(optimizer)
+        scaler.update()
+    for parameter, old in zip(trainable, before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old - 0.1 * (1 + 0.01 * old))
+
+
 def test_momentum_of_another_memory_layout_belongs_to_the_right_weights(small_model):
     settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "temporal_lr_ratio": 1, "stn_lr_ratio": 1}
     settings |= {"global_lr_ratio": 1, "classifier_lr_ratio": 1}
@@ -84,7 +126,8 @@ def test_saved_momenta_and_weights_are_in_the_default_memory_layout(small_model)
         small_model, lr=0.1, momentum=0.9, weight_decay=0, temporal_lr_ratio=1, stn_lr_ratio=1, global_lr_ratio=1,
         classifier_lr_ratio=1,
     )  # fmt: skip
-    for parameter in small_model.parameters():
+    trainable = [parameter for parameter in small_model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     content = checkpoint.checkpoint_dict(
@@ -92,5 +135,5 @@ def test_saved_momenta_and_weights_are_in_the_default_memory_layout(small_model)
         scaler=torch.amp.GradScaler("cpu", enabled=False), options={}, videos=1, random_states=[],
     )  # fmt: skip
     saved = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
-    assert len(saved) == len(list(small_model.parameters()))
+    assert len(saved) == len(trainable)
     assert all(tensor.is_contiguous() for tensor in [*saved, *content["state_dict"].values()])

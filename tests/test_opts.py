@@ -1,11 +1,12 @@
 """The command line: published commands, defaults, and one line for what is wrong."""
 
+import importlib
 import shlex
 
 import pytest
 
 from opts import TOY_DEFAULTS, build_parser, parse_options
-from tests.conftest import REFERENCE, run_script, the_error
+from tests.conftest import REFERENCE, call, run_script, the_error
 
 
 def parse(text: str):
@@ -30,6 +31,51 @@ def test_published_commands_are_understood_word_for_word(number):
     assert options.batch_size == (32, 64, 48, 32)[number]
     assert options.lr == (0.002, 0.004, 0.003, 0.002)[number]
     assert options.ignored == ["--hidden_dim"]
+
+
+# Every option of the published parser, with a value as people write it.
+PUBLISHED_OPTIONS = """
+--data_dir x --root_log exp --dataset actnet --workers 16 --num_segments 48 --num_glance_segments 16
+--num_focus_segments 16 --num_steps 1 --sample_sigma 0.015 --glance_arch mbv2 --glance_ckpt_path w.pth --dropout 0.2
+--fc_dropout 0.2 --evaluate --resume c.pth.tar --eval_freq 1 --print-freq 20 --seed 1007 --epochs 50 --lr 0.002
+--lr_type cos --lr_steps 50 100 --global_lr_ratio 0.5 --stn_lr_ratio 0.2 --temporal_lr_ratio 0.2
+--classifier_lr_ratio 20.0 --KL_ratio 0.0 --temperature 1.0 --batch_size 32 --val_batch_size 64 --momentum 0.9
+--weight_decay 2e-4 --input_size 224 --patch_size 96 --glance_size 96 --hidden_dim 1024 --stn_hidden_dim 128
+--temporal_hidden_dim 64 --sample --save where --local_rank 0 --multi_sample_times 3 --eval_suffix eval
+--scale_factor 0.3 --norm_ratio 1.0 --normal_sig 0.0 --fold_id 1
+"""
+
+
+@pytest.mark.parametrize("script", ["main", "main_semiAMP", "test_early_exit_uni_adafocus"])
+def test_every_published_option_is_accepted_by_every_script(script, capsys):
+    """All at once, up to the first thing that is wrong with the data folder."""
+    module = importlib.import_module(script)
+    assert call(module.main, *shlex.split(PUBLISHED_OPTIONS)) == 2
+    assert the_error(capsys.readouterr().err).startswith("error: x: no such data folder")
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("script", ["main", "main_semiAMP", "test_early_exit_uni_adafocus"])
+def test_every_published_command_starts_with_every_script(script, number, capsys):
+    module = importlib.import_module(script)
+    resume = ["--resume", "ckpt/actnet_p128.pth.tar", "--evaluate"]
+    assert call(module.main, *shlex.split(published_commands()[number]), *resume) == 2
+    assert "PATH_TO_DATASET: no such data folder" in the_error(capsys.readouterr().err)
+
+
+def test_published_options_without_effect_are_named():
+    ignored = {"--num_steps", "--sample_sigma", "--glance_size", "--hidden_dim", "--sample", "--save"}
+    ignored |= {"--multi_sample_times", "--scale_factor", "--normal_sig", "--fold_id"}
+    options = parse(PUBLISHED_OPTIONS)
+    assert set(options.ignored) == ignored
+    assert (options.val_batch_size, options.eval_suffix, options.lr_steps) == (64, "eval", [50, 100])
+
+
+def test_unambiguous_abbreviations_work_as_in_any_argparse_script():
+    options = parse("--data_d x --num_seg 24 --num_gl 8 --patch 112 --weight_d 0.5 --eval_s other")
+    assert (options.data_dir, options.num_segments, options.num_glance_segments) == ("x", 24, 8)
+    assert (options.patch_size, options.weight_decay, options.eval_suffix) == (112, 0.5, "other")
+    assert parse("--datase toy").epochs == TOY_DEFAULTS["epochs"]
 
 
 @pytest.mark.parametrize("spelling", ["--local_rank 1", "--local_rank=1", "--local-rank 1", "--local-rank=1"])
@@ -64,6 +110,8 @@ def test_the_toy_dataset_has_small_settings_that_options_override():
         ("--data_dir x --lr nan", "argument --lr/--learning-rate: nan is not above 0"),
         ("--data_dir x --dropout 1", "argument --dropout/--do: 1 is not in 0 .. 1"),
         ("--data_dir x --patchsize 96", "unrecognized arguments: --patchsize 96"),
+        ("--data_dir x --num 3", "ambiguous option: --num could match"),
+        ("--data_dir x --eval_suffix a/b", "'a/b' cannot be a part of a file name"),
         ("--data_dir x --lr fast", "argument --lr/--learning-rate: invalid"),
     ],
 )

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.spatial_policy import actions_for_all_frames, actions_to_boxes, base_action, cut_patches
+from models.spatial_policy import (
+    actions_for_all_frames,
+    actions_to_boxes,
+    base_action,
+    cut_map_windows,
+    cut_patches,
+)
 from tests.conftest import REFERENCE
 from tests.reference import recipe
 
@@ -33,8 +39,29 @@ def test_patches_of_frames_are_the_published_ones(reference, size, shrink):
 
 def test_patches_of_feature_maps_are_the_published_ones(reference):
     maps = torch.from_numpy(recipe._uniform("shared/patch_map", (6, 32, 7, 7), 0, 1))
-    patches = cut_patches(maps, torch.from_numpy(reference["patch_actions"]), 4, 224)
-    np.testing.assert_allclose(patches.numpy(), reference["patch_map4"], atol=1e-4)
+    windows = cut_map_windows(maps, torch.from_numpy(reference["patch_actions"]), 128, 224)
+    np.testing.assert_allclose(windows.numpy(), reference["patch_map4"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "cells", "side"),
+    [(128, 4, 4 * 160 / 128), (96, 3, 3 * 160 / 96), (112, 3, 3 * 160 / 112), (144, 4, 4 * 160 / 144), (224, 7, 5.0)],
+)
+def test_a_window_of_a_feature_map_is_scaled_as_its_patch_is(patch_size, cells, side):
+    """With maps that hold their own coordinates, the mean of a window is its centre."""
+    action = torch.tensor([[0.25, 0.75, 0.5, 0.5]])  # sides of 160 pixels
+    places = torch.arange(7) + 0.5
+    maps = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]  # y, x
+    windows = cut_map_windows(maps, action, patch_size, 224)
+    assert windows.shape == (1, 2, cells, cells)
+    centre = [share * (7 - side) + side / 2 for share in (0.25, 0.75)]
+    assert windows.mean(dim=(2, 3))[0].tolist() == pytest.approx(centre, abs=1e-5)
+
+
+def test_frames_smaller_than_the_published_ones_have_windows_of_one_cell():
+    maps = torch.ones(2, 3, 1, 1)
+    windows = cut_map_windows(maps, torch.full((2, 4), 0.5), 20, 32)
+    assert windows.shape == (2, 3, 1, 1) and (windows > 0.5).all()
 
 
 def test_a_patch_of_the_base_size_on_whole_pixels_is_a_plain_crop():
@@ -53,7 +80,7 @@ def test_boxes_stay_inside_the_frame_from_the_smallest_side_to_the_whole():
 
 def test_gradients_reach_the_actions():
     actions = torch.full((6, 4), 0.4, requires_grad=True)
-    cut_patches(torch.randn(6, 8, 7, 7), actions, 4, 224).square().sum().backward()
+    cut_map_windows(torch.randn(6, 8, 7, 7), actions, 128, 224).square().sum().backward()
     assert (actions.grad.abs() > 0).all()
 
 

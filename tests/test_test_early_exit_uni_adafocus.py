@@ -76,7 +76,7 @@ def options(data, checkpoint, tmp_path) -> list[object]:
 def again(options, finished, tmp_path) -> list[object]:
     """Options of a run in a log folder where the finished one has been."""
     shutil.copytree(finished, tmp_path / "log" / RUN)
-    (tmp_path / "log" / RUN / "log.csv").unlink()
+    (tmp_path / "log" / RUN / "log_eval.csv").unlink()
     return options
 
 
@@ -111,13 +111,13 @@ def other_data(data: Path, copy: Path, **rows: str) -> Path:
 def test_a_run_leaves_the_documented_files(finished):
     names = {path.name.split(".vm.")[0].split(".tfevents")[0] for path in finished.iterdir()}
     of_criteria = {f"early_exit_{criterion}.{kind}" for criterion in CRITERIA for kind in ("csv", "json")}
-    assert names == of_criteria | {"early_exit.png", "exit_logits.npz", "log.csv", "events.out"}
+    assert names == of_criteria | {"early_exit.png", "exit_logits.npz", "log_eval.csv", "events.out"}
     assert (finished / "early_exit.png").read_bytes().startswith(b"\x89PNG")
     assert kept(finished)["train_logits"].shape == (9, 3, 4) and kept(finished)["val_logits"].shape == (8, 3, 4)
 
 
 def test_the_cost_of_each_exit_is_printed_before_anything_is_computed(finished):
-    costs, _, rest = (finished / "log.csv").read_text().partition("Exit logits, train: [0/5]")
+    costs, _, rest = (finished / "log_eval.csv").read_text().partition("Exit logits, train: [0/5]")
     assert re.search(
         r"GFLOPs of a video that leaves at each exit.*\n  exit  0 +0\.\d{4}\n  exit  1 .*\n  exit  2 ", costs
     )
@@ -159,13 +159,13 @@ def check_real_run(printed: str, folder: Path, criterion: str, batch: int) -> No
 
 
 def test_a_run_for_real_agrees_with_the_simulation(finished):
-    check_real_run((finished / "log.csv").read_text(), finished, "confidence", batch=3)
+    check_real_run((finished / "log_eval.csv").read_text(), finished, "confidence", batch=3)
 
 
 def test_a_second_call_computes_only_the_curves_and_may_decide_by_entropy(again, finished, folder, capsys):
     assert call(script.main, *again, "--lr", "1", "--dynamic", "10", "--criterion", "entropy") == 0
     printed = capsys.readouterr().out
-    assert printed == (folder / "log.csv").read_text()
+    assert printed == (folder / "log_eval.csv").read_text()
     assert "Exit logits" not in printed and printed.count("only the curves are computed") == 2
     assert all(curve(folder, criterion) == curve(finished, criterion) for criterion in CRITERIA)
     check_real_run(printed, folder, "entropy", batch=1)

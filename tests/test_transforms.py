@@ -7,6 +7,7 @@ from math import floor
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
 from ops import transforms
@@ -26,12 +27,15 @@ def test_evaluation_takes_the_middle_of_each_segment(num_frames, num_segments, n
     assert taken.tolist() == list(numbers)
 
 
-@pytest.mark.parametrize("num_segments", [5, 11, 13, 48])
-def test_evaluation_frames_are_exact_for_every_length(num_segments):
-    for num_frames in range(3, 200):
-        exact = [floor(Fraction(2 * i + 1, 2) * num_frames / num_segments) + 1 for i in range(num_segments)]
-        taken = transforms.evaluation_frames(num_frames=num_frames, num_segments=num_segments)
-        assert taken.tolist() == exact
+def test_evaluation_frames_round_as_the_published_code_does():
+    """Divided by the segments before multiplied by the frames: some middles then fall one frame short."""
+    differ_from_exact = 0
+    for num_frames in range(3, 3000, 3):
+        published = [floor((i + 0.5) / 48 * num_frames) + 1 for i in range(48)]
+        assert transforms.evaluation_frames(num_frames=num_frames, num_segments=48).tolist() == published
+        exact = [floor(Fraction(2 * i + 1, 2) * num_frames / 48) + 1 for i in range(48)]
+        differ_from_exact += published != exact
+    assert differ_from_exact > 0
 
 
 def test_training_takes_any_frame_of_each_segment_and_no_other():
@@ -106,6 +110,17 @@ def test_a_training_crop_never_leaves_the_frame(frame):
 )
 def test_evaluation_resizes_the_short_side_and_takes_the_centre(frame, input_size, size, corner):
     assert evaluation_view(*frame, input_size=input_size) == ((0, 0, *frame), size, corner)
+
+
+@pytest.mark.parametrize("frame", [(340, 256), (640, 360), (360, 640), (320, 240), (1280, 720)])
+def test_the_pillow_clip_is_what_torchvision_makes_of_the_frame(frame):
+    """Evaluation, as published: Resize(256) and CenterCrop(224) of Pillow images."""
+    image = Image.fromarray(noise(*frame))
+    published = torchvision.transforms.Compose(
+        [torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224)]
+    )(image)
+    clip = transforms.pillow_clip([image], input_size=224, view_of=partial(evaluation_view, input_size=224))
+    assert np.array_equal(clip[0].permute(1, 2, 0).numpy(), np.asarray(published))
 
 
 FRAMES = [(340, 256), (256, 340), (640, 360), (320, 240), (64, 48), (373, 280), (255, 257), (19, 120), (1, 1)]

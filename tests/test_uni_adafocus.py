@@ -144,6 +144,17 @@ def test_the_two_training_branches_share_the_glance_and_differ_in_the_patches(sm
     assert torch.equal(out.policy.glance_logits, out.random.glance_logits)
     assert torch.equal(out.policy.focus_indices, out.random.focus_indices)
     assert not torch.equal(out.policy.focus_logits, out.random.focus_logits)
+    assert torch.equal(out.policy.temporal_logits, out.random.temporal_logits)  # one Monte-Carlo estimate
+    assert torch.equal(out.policy.spatial_logits, out.random.spatial_logits)
+
+
+def test_fc_dropout_is_of_single_frames_and_patches_and_dropout_of_the_steps():
+    model = UniAdaFocus(4, **SMALL, dropout=0.2, fc_dropout=0.1)
+    rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+    heads = {name.split(".")[0] for name, rate in rates.items() if rate == 0.1}
+    steps = {name.split(".")[0] for name, rate in rates.items() if rate == 0.2}
+    assert heads == {"global_CNN_fc", "local_CNN_fc"} and "classifier" in steps and not heads & steps
+    assert sum(name.startswith("classifier.") and rate == 0.2 for name, rate in rates.items()) == 5  # one per step
 
 
 def test_a_video_gets_the_same_answer_whatever_else_is_in_the_batch(small_model):

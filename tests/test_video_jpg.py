@@ -102,7 +102,7 @@ def test_the_frame_rate_can_be_given(tmp_path):
         (["--prefix", "img_{:03d}.JPG"], "img_001.JPG"),
         (["--prefix=-%d.jpg"], "-1.jpg"),
         (["--prefix", "{:05d}.jpg"], "00001.jpg"),
-        (["--dataset", "minik"], "image_00001.jpg"),
+        (["--dataset", "minik"], "img_00001.jpg"),
         (["--dataset", "minik", "--prefix", "f{:05d}.jpeg"], "f00001.jpeg"),
     ],
 )
@@ -260,10 +260,14 @@ def test_a_list_and_a_range_choose_videos(tmp_path, capsys):
     assert call(main, source, tmp_path / "one", "--file_list", listed) == 0
     assert tree(tmp_path / "one").keys() == {"b", "e", "sub/d"}
     assert "1 names are no video here, such as zebra.mp4" in capsys.readouterr().err
-    assert call(main, source, tmp_path / "two", "--begin", 1, "--end", 3) == 0
-    assert tree(tmp_path / "two").keys() == {"b", "c"}
+    assert call(main, source, tmp_path / "two", "--begin", 1, "--end", 2) == 0
+    assert tree(tmp_path / "two").keys() == {"b", "c"}  # the last one counts
     assert call(main, source, tmp_path / "three", "--file_list", listed, "--begin", 2) == 0
-    assert tree(tmp_path / "three").keys() == {"sub/d"}
+    assert tree(tmp_path / "three").keys() == {"sub/d"}  # the third of the list, not of the alphabet
+    shards = [tmp_path / f"shard{number}" for number in range(3)]
+    for number, shard in enumerate(shards):
+        assert call(main, source, shard, "--begin", 2 * number, "--end", 2 * number + 1) == 0
+    assert [sorted(tree(shard)) for shard in shards] == [["a", "b"], ["c", "e"], ["sub/d"]]
     assert call(main, source, tmp_path / "four", "--begin", 5) == 0
     assert tree(tmp_path / "four") == {}
 

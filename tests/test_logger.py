@@ -95,6 +95,6 @@ def test_a_disk_that_fills_up_while_logging_is_one_error(kind, tmp_path):
     command = [sys.executable, tmp_path / "log.py", tmp_path / "run", kind]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert (
-        done.stderr.splitlines()[-1] == f"error: cannot write logs to {tmp_path / 'run'}: File too large (--root_log)"
-    )
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert all(name in error for name in (str(tmp_path / "run"), "File too large", "--root_log"))

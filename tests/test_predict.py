@@ -173,9 +173,8 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(capsys, tmp_path):
     arguments = [tmp_path / "bad\n.mp4", "videos/a.mp4", "--resume", "ours.pth.tar", "--json", tmp_path / "p.json"]
     assert call(predict.main, *arguments) == 1
     printed = capsys.readouterr()
-    assert printed.err == (
-        f"failed: {tmp_path}/bad\\n.mp4: cannot be opened as a video (damaged, cut off, or without a video track)\n"
-    )
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"failed: {tmp_path}/bad\\n.mp4: cannot be opened")
     assert "videos/a.mp4" in printed.out and printed.out.splitlines()[-1].startswith("1 videos, 1 failed; ")
     bad, good = json.loads((tmp_path / "p.json").read_text())
     assert bad["video"] == f"{tmp_path}/bad\n.mp4" and bad["error"].startswith("cannot be opened")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,15 +166,11 @@ def test_changed_options_are_named_and_impossible_ones_refused(options, dataset_
     resume = ["--root_log", tmp_path, "--resume", "auto"]
     capsys.readouterr()
     assert call(main.main, *options, *resume, "--batch_size", 4) == 2
-    assert "stands in the middle of an epoch, which can only be finished with --batch_size 2" in the_error(
-        capsys.readouterr().err
-    )
+    assert "--batch_size 2" in the_error(capsys.readouterr().err)
     frames = dataset_folder / "frames"
     (frames / "train0").rename(frames / "away")
     assert call(main.main, *options, *resume, "--skip_missing") == 2
-    assert "in the middle of an epoch of 4 videos, but the training split has 3 now" in the_error(
-        capsys.readouterr().err
-    )
+    assert re.search(r"\b4 videos.*\b3\b", the_error(capsys.readouterr().err))
     (frames / "away").rename(frames / "train0")
     assert call(main.main, *options, *resume, "--lr", 0.001) == 0
     assert "warning: not as in the checkpoint: lr: 0.002 -> 0.001" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import training_curve
 from ops.losses import LOSS_NAMES
 
-TOO_FAR = 5  # standard deviations, themselves estimated from six runs; with the dropouts swapped, "cat" is 7.6 off
+TOO_FAR = 5  # standard deviations, which six runs tell roughly; with the dropouts swapped, three terms are 10 off
 
 
 def test_losses_of_the_first_steps_are_those_of_the_published_training():

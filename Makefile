@@ -19,7 +19,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/table.py
+	$(BIN)/python -m benchmarks.table
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

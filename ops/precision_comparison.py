@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
-from ops import distributed
-from ops.inference_network import prepare_for_inference
+from ops.inference import prepare_for_inference
 from ops.metrics import accuracy, mean_average_precision
+from ops.utils import distributed
 
 Batch = tuple[Tensor, Tensor, Tensor]
 AT_LEAST = 128  # videos of each process

@@ -8,9 +8,9 @@ import torch
 import main
 from models.uni_adafocus import UniAdaFocus
 from ops import precision_comparison
-from ops.errors import UserError
-from ops.inference_network import check_precision
+from ops.inference import check_precision
 from ops.precision_comparison import PrecisionComparison
+from ops.utils.errors import UserError
 from tests.conftest import SMALL, SMALL_OPTIONS, call, reference_weights, the_error
 
 CPU = torch.device("cpu")

@@ -14,17 +14,17 @@ import torch
 
 import predict
 from models.uni_adafocus import UniAdaFocus
-from ops.errors import UserError
-from ops.exit_curve import exit_curve, exit_decisions
-from ops.exit_files import write_thresholds
-from ops.exit_logits import Weights, file_hash
-from ops.extraction import extract_videos
+from ops.early_exit.curve import exit_curve, exit_decisions
+from ops.early_exit.logits import Weights, file_hash
+from ops.early_exit.thresholds import write_thresholds
 from ops.flops import exit_gflops
-from ops.frame_folders import FrameSettings
-from ops.prediction_run import find_device
-from ops.video_batch import VideoBatch
-from ops.video_frames import VideoFile
-from ops.video_paths import find
+from ops.predict.batches import VideoBatch
+from ops.predict.paths import find
+from ops.predict.run import find_device
+from ops.utils.errors import UserError
+from ops.video.extraction import extract_videos
+from ops.video.frame_folders import FrameSettings
+from ops.video.frames import VideoFile
 from tests.conftest import SMALL, call, reference_weights, run_script, the_error
 from tests.thin import thin_networks
 from tests.videos import make_colourful_video

@@ -13,9 +13,9 @@ import torch
 import main
 import test_early_exit_uni_adafocus as script
 from models.uni_adafocus import UniAdaFocus
-from ops.dynamic import EarlyExitInference
 from ops.early_exit import exit_decisions
-from ops.signals import StopRequest
+from ops.early_exit.inference import EarlyExitInference
+from ops.utils.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
 from tests.thin import thin_networks
 

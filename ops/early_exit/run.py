@@ -1,0 +1,81 @@
+"""Runs the early-exit evaluation: logits of all exits, curves, and on request the real thing."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.uni_adafocus import UniAdaFocus
+from ops.early_exit.logits import Weights, file_hash, kept_or_computed
+from ops.early_exit.measure import run_for_real
+from ops.early_exit.report import compute_curves, halves, report
+from ops.flops import cost_table, exit_gflops
+from ops.inference import prepare_for_inference
+from ops.precision_comparison import PrecisionComparison
+from ops.report.predictions import save_predictions
+from ops.runner import leave_early
+from ops.setup import Data, load_data, load_model
+from ops.utils import distributed
+from ops.utils.errors import EXIT_WITH_FAILURES, UserError
+from ops.utils.float32 import float32_convolutions
+from ops.utils.session import Run, start
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate early exit as the options say. Returns the exit code; wrong input is a UserError."""
+    if (left := leave_early(options, split_names(options))) is not None:
+        return left
+    with start(options) as run, float32_convolutions():
+        data = load_data(run, split_names(options))
+        with distributed.fail_together():
+            if options.calibrate_on == "val_half" and len(data.val) < 2:
+                raise UserError(f"--calibrate_on val_half needs 2 or more videos; {data.config.val_split} has 1")
+        model, source = load_model(run, data)
+        with distributed.fail_together():
+            run.log.open(f"log_{options.eval_suffix}.csv")
+            checkpoint_hash = file_hash(source) if distributed.is_main_process() else ""
+        if not evaluate(run, data, model, Weights(source, checkpoint_hash)):
+            run.exit_code = EXIT_WITH_FAILURES
+    return run.exit_code
+
+
+def split_names(options: argparse.Namespace) -> tuple[str, ...]:
+    """The splits that `--calibrate_on` asks for."""
+    return ("train", "val") if options.calibrate_on == "train" else ("val",)
+
+
+def evaluate(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool:
+    """Logits, curves, and with `--dynamic` the real thing; False where that does not agree.
+
+    The training split has training-time frames and crops. Raises Stopped, on all processes, when a signal comes.
+    """
+    options, validation = run.options, data.val
+    gflops = exit_gflops(model)
+    for line in cost_table(gflops):
+        run.log.line(line)
+    prepared = prepare_for_inference(model, options.eval_precision, options.compile)
+    found = {}
+    for name, split in data.splits.items():
+        comparison = PrecisionComparison(model, options.eval_precision, options.compile, run.device)
+        found[name] = kept_or_computed(run, prepared, split, weights, comparison)
+    rows = np.arange(len(validation))
+    calibration = found.get("train")
+    if "train" not in data.splits:
+        half, rows = halves(len(validation))
+        calibration = found["val"] and found["val"].rows(half)
+    simulated = found["val"] and found["val"].rows(rows)
+    thresholds = None
+    with distributed.fail_together():
+        if distributed.is_main_process():
+            labels = validation.labels[torch.from_numpy(rows)]
+            metric = validation.config.metric
+            curves = compute_curves(calibration.logits, simulated.logits, labels, gflops, metric, options.seed)
+            report(run, curves, model, weights)
+            if options.save_predictions:
+                save_predictions(Path(options.save_predictions), validation, found["val"].logits[:, -1])
+            points = {point.p: point.thresholds for point in curves.points[options.criterion]}
+            thresholds = {p: points[p] for p in options.dynamic}
+    if not options.dynamic:
+        return True
+    return run_for_real(run, prepared, validation, rows, distributed.broadcast_object(thresholds), simulated)

@@ -8,11 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ops.early_exit.curve import ExitPoint
+from ops.report.style import STYLE
 from ops.utils.files import whole_file
 
 COLOURS = {"confidence": "#0072B2", "entropy": "#D55E00"}  # told apart by colour-blind readers too
 MARKERS = {"confidence": "o", "entropy": "s"}
-STYLE = {"font": 9, "axes": "#444444", "grid": "#dddddd", "fixed": "#777777", "random": "#aaaaaa"}
+FIXED, RANDOM = "#777777", "#aaaaaa"  # exits that no criterion chooses
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ def early_exit_figure(content: ExitFigure) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(
-        *zip(*content.fixed, strict=True), color=STYLE["fixed"], linewidth=1, linestyle="--", marker="|", markersize=5,
+        *zip(*content.fixed, strict=True), color=FIXED, linewidth=1, linestyle="--", marker="|", markersize=5,
         label="always the same exit", zorder=2,
     )  # fmt: skip
     label = "random exits"
     for points in content.curves.values():
         axes.plot(
-            [point.gflops for point in points], [point.random_metric for point in points], color=STYLE["random"],
+            [point.gflops for point in points], [point.random_metric for point in points], color=RANDOM,
             linewidth=1, linestyle=":", marker=".", markersize=3, label=label, zorder=1,
         )  # fmt: skip
         label = None

@@ -43,7 +43,8 @@ def anchors(text: str) -> set[str]:
 
 @EVERY_DOCUMENT
 def test_links_lead_to_files_and_headings_that_exist(path):
-    found = re.findall(r"\]\(([^)\s]+)\)", without_fences(path.read_text(encoding="utf-8")))
+    text = without_fences(path.read_text(encoding="utf-8"))
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
     broken = []
     for link in found:
         if re.match(r"https?://", link):

@@ -16,7 +16,7 @@ results: .venv/installed
 	$(BIN)/python -m ops.toy_results --parallel 2
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/table.py

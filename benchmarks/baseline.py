@@ -65,9 +65,9 @@ def training_step(
     scaler: torch.amp.GradScaler,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """One update as `ops.engine.train_one_epoch` makes it; the loss terms, on the device. frames: uint8."""
+    """One update as `ops.engine.train_steps` makes it; the loss terms, on the device. frames: uint8."""
     optimizer.zero_grad(set_to_none=True)
-    losses = accumulate_gradients(model, frames, target, scaler, device=device, **LOSSES)
+    losses = accumulate_gradients(model, frames, target, scaler, **LOSSES)
     scaler.step(optimizer)
     scaler.update()
     return losses

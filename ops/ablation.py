@@ -11,7 +11,7 @@ import argparse
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -23,11 +23,10 @@ from models.ablation import FRAME_POLICIES, PATCH_POLICIES, Policies, outputs_of
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import distributed, engine
 from ops.dataset import VideoDataset
-from ops.exit_report import METRIC_NAMES, main_metric
 from ops.flops import exit_gflops
-from ops.logger import RunLogger
-from ops.metrics import step_mean
+from ops.metrics import METRIC_NAMES, main_metric, step_mean
 from ops.replaced_frames import report_replaced
+from ops.session import Run
 from ops.whole_file import whole_file
 
 FILE_NAME = "ablation.csv"
@@ -48,24 +47,17 @@ class AblationRow:
     gflops: float  # per video
 
 
-def answer_of_policies(options: argparse.Namespace, logger: RunLogger) -> engine.Answer | None:
-    """What `engine.evaluate` takes in place of the model where the options ask for other policies, said in the log."""
+def forward_of_policies(options: argparse.Namespace) -> engine.Forward | None:
+    """What `engine.evaluate` takes where the options ask for other policies than the network's own, else None."""
     policies = Policies(options.patch_policy, options.frame_policy, options.seed)
     if policies == Policies(seed=options.seed):
         return None
-    logger.line(f"Ablation: {policies.patches} patches, {policies.frames} frames")
     return lambda model, frames, videos: outputs_of_policies(model, frames, videos, [policies])[0]
 
 
 @torch.no_grad()
 def compare_policies(
-    model: UniAdaFocus,
-    dataset: VideoDataset,
-    seed: int,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
-    after_batch: Callable[[int], None],
-    device: torch.device,
-    logger: RunLogger,
+    run: Run, model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]
 ) -> list[AblationRow]:
     """Evaluate all pairs of policies on the split, print them as a table and write it to the log folder.
 
@@ -73,7 +65,7 @@ def compare_policies(
     Raises UserError on all of them where an output is not finite or the file cannot be written.
     """
     model.eval()
-    pairs = [Policies(patches, frames, seed) for patches, frames in product(PATCH_POLICIES, FRAME_POLICIES)]
+    pairs = [Policies(patches, frames, run.options.seed) for patches, frames in product(PATCH_POLICIES, FRAME_POLICIES)]
     choices = [choice for policies in pairs for choice in draws_of(policies)]
 
     def heads(outputs: Sequence[Output]) -> dict[tuple[Policies, str], Tensor]:
@@ -81,11 +73,9 @@ def compare_policies(
         pred = {(choice, "pred"): output.logits for choice, output in found.items()}
         return pred | {(choice, "local"): step_mean(output.focus_logits) for choice, output in found.items()}
 
-    collected, indices = engine.collect(
-        model, batches, device, heads, after_batch, lambda *batch: outputs_of_policies(*batch, choices)
-    )
+    collected, indices = engine.collect(model, batches, heads, lambda *batch: outputs_of_policies(*batch, choices))
     logits = {key: distributed.gather_rows(rows, indices, len(dataset)) for key, rows in collected.items()}
-    report_replaced(dataset, logger.line, "evaluation")
+    report_replaced(dataset, run.log.line, "evaluation")
     rows: list[AblationRow] = []
     with distributed.fail_together():
         if distributed.is_main_process():
@@ -93,9 +83,9 @@ def compare_policies(
             gflops = exit_gflops(model)[-1]
             rows = [_row(policies, logits, dataset, gflops) for policies in pairs]
             for line in ablation_table(rows, dataset.config.metric):
-                logger.line(line)
-            write_ablation(logger.folder / FILE_NAME, rows)
-            logger.line(f"{FILE_NAME} is in {logger.folder}")
+                run.log.line(line)
+            write_ablation(run.log.folder / FILE_NAME, rows)
+            run.log.line(f"{FILE_NAME} is in {run.log.folder}")
     return rows
 
 

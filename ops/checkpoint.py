@@ -6,14 +6,18 @@ A file is a dict with `epoch` (how many are done), `state_dict` (each key with a
 `random_states`) and what helps to understand the file (`options`, `versions`).
 """
 
+import argparse
 import contextlib
+import math
+import numbers
 import os
 import pickle
 import platform
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +25,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ops import distributed
+from ops.engine import TrainingState
 from ops.errors import UserError
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
 BESIDE = ".writing"  # ends the names of files that are being written
-LossTotals = tuple[list[float], int]  # sum of each loss term over some steps, and their number
 PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
 
 
-def checkpoint_dict(
-    *,
-    epoch: int,
-    step: int,
-    losses: LossTotals | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: float | None,
-    scaler: torch.amp.GradScaler,
-    options: Mapping[str, Any],
-    videos: int,
-    random_states: Sequence[Tensor],
-) -> dict[str, Any]:
-    """What a checkpoint file holds. epoch: how many are done; step: steps done in the next one, with their `losses`;
-    best: main metric, percent; videos: in the training split; random_states: PyTorch's, of every process."""
-    checkpoint = {
-        "epoch": epoch,
-        "step": step,
-        "losses": losses,
-        "state_dict": {PREFIX + key: value.contiguous() for key, value in model.state_dict().items()},
-        "optimizer": _contiguous(optimizer.state_dict()),
-        "best_acc1": best or 0.0,
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file says, once it is known to be of the right types and ranges; None is for what is absent."""
+
+    path: Path
+    state_dict: dict[str, Tensor]  # names without a leading "module."
+    epoch: int | None  # how many are done
+    step: int  # steps done in the next one
+    losses: tuple[list[float], int] | None  # sums over these steps, and their number
+    best: float | None  # the best main metric, percent
+    optimizer: Mapping[str, Any] | None
+    scaler: Mapping[str, Any] | None
+    videos: int | None  # in the training split
+    random_states: tuple[Tensor, ...]  # PyTorch's, of every process
+    options: Mapping[str, Any]
+
+
+def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) -> dict[str, Any]:
+    """What the checkpoint of a training holds; all processes call this. videos: in the training split."""
+    random_states = distributed.gather_objects(torch.get_rng_state())
+    content = {
+        "epoch": state.epoch,
+        "step": state.step,
+        "losses": state.losses,
+        "state_dict": {PREFIX + key: value.contiguous() for key, value in state.model.state_dict().items()},
+        "optimizer": _contiguous(state.optimizer.state_dict()),
+        "best_acc1": state.best or 0.0,
         "options": dict(options),
         "videos": videos,
-        "random_states": list(random_states),
+        "random_states": random_states,
         "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
     }
-    if scaler.is_enabled():
-        checkpoint["scaler"] = scaler.state_dict()
-    return checkpoint
+    if state.scaler.is_enabled():
+        content["scaler"] = state.scaler.state_dict()
+    return content
 
 
 def _contiguous(optimizer_state: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,29 +138,33 @@ def remove_leftovers(folder: Path) -> list[str]:
     return names
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
-    """The newest checkpoint of a run's folder that can be read, its content, and what was wrong with newer ones.
+def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint that `--resume` means, or None to start from the beginning; and what was wrong with newer ones.
 
-    None where there is no checkpoint; UserError where there are some, and none can be read.
+    wanted: "auto" is the newest one in the run's folder that can be read, if there is any; otherwise a file, or "".
+    Raises UserError where the file cannot be read, and where there are some in the folder and none can be read.
     """
+    if wanted != "auto":
+        return (read(Path(wanted)) if wanted else None), []
     numbered = sorted(folder.glob("ckpt.[0-9]*.pth.tar"), key=lambda path: int(path.name.split(".")[1]))
     problems = []
     for path in (folder / LAST, *numbered, folder / BEST):
         if not path.exists():
             continue
         try:
-            return path, load(path), problems
+            return read(path), problems
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
-    return None
+    return None, []
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code in it; the names lose their leading "module.".
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU without running any code in it.
 
-    Raises UserError where the file is absent, is not a checkpoint, or holds more than tensors and plain values.
+    Raises UserError where the file is absent, is not a checkpoint, holds more than tensors and plain values, or says
+    something that cannot be.
     """
     path = Path(path)
     if not path.is_file():
@@ -158,21 +172,124 @@ def load(path: Path) -> dict[str, Any]:
     _refuse_bomb(path)
     try:
         with torch.serialization.safe_globals(_harmless_numpy()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(content, Mapping) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of this program: it holds no `state_dict` of tensors")
-    return {**checkpoint, "state_dict": {key.removeprefix(PREFIX): value for key, value in state.items()}}
+
+    def field(name: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
+        value = content.get(name)
+        if value is None:
+            return default
+        try:
+            return convert(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"checkpoint {path} is damaged: its `{name}` {error}") from error
+
+    return Checkpoint(
+        path=path,
+        state_dict=field("state_dict", _weights, {}),
+        epoch=field("epoch", _count),
+        step=field("step", _count, 0),
+        losses=field("losses", _loss_totals),
+        best=field("best_acc1", _finite),
+        optimizer=field("optimizer", _mapping),
+        scaler=field("scaler", _scaler),
+        videos=field("videos", _count),
+        random_states=field("random_states", _random_states, ()),
+        options=field("options", _mapping, {}),
+    )
+
+
+def _weights(value: Any) -> dict[str, Tensor]:
+    for key, tensor in _mapping(value).items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise ValueError(f"holds something else than a plain tensor for {key}")
+    return {key.removeprefix(PREFIX): tensor for key, tensor in value.items()}
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**53:
+        raise ValueError(f"is {value!r:.60}, not a whole number from 0")
+    return int(value)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)  # published files have it as a tensor or a number of NumPy too
+    if isinstance(value, (str, bytes)) or not math.isfinite(number):
+        raise ValueError(f"is {value!r:.60}, not a finite number")
+    return number
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("holds no values by name")
+    return value
+
+
+def _scaler(value: Any) -> Mapping[str, Any]:
+    for name, number in _mapping(value).items():
+        if _finite(number) < 0:
+            raise ValueError(f"has a negative {name}")
+    return value
+
+
+def _loss_totals(value: Any) -> tuple[list[float], int]:
+    sums, steps = value
+    return [_finite(total) for total in sums], _count(steps)
+
+
+def _random_states(value: Any) -> tuple[Tensor, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is no list")
+    for state in value:
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
+            raise ValueError("holds something else than states of PyTorch's generator")
+    return tuple(value)
 
 
 def best_metric(folder: Path) -> float | None:
     """The metric of the best checkpoint in a run's folder, percent; None where there is none that can be read."""
     try:
-        return float(load(folder / BEST).get("best_acc1", 0.0)) if (folder / BEST).exists() else None
+        return read(folder / BEST).best if (folder / BEST).exists() else None
     except UserError:
         return None
+
+
+def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace, videos: int) -> None:
+    """Go on where a checkpoint stopped: weights, optimizer, scaler, place in the epoch, best metric, random state.
+
+    videos: in the training split now. Raises UserError where the file does not fit the model or holds weights only, and
+    where it stands in an epoch that these options or videos cannot finish.
+    """
+    path = found.path
+    if found.optimizer is None or found.epoch is None:
+        raise UserError(f"checkpoint {path} holds weights only: start from them with --init_from")
+    load_model(state.model, found.state_dict, path)
+    load_optimizer(state.optimizer, found.optimizer, path)
+    if state.scaler.is_enabled() and found.scaler:
+        state.scaler.load_state_dict(dict(found.scaler))
+    state.epoch, state.step, state.losses, state.resumed = found.epoch, found.step, found.losses, True
+    state.best = found.best or None  # 0 stands for no evaluation yet
+    if distributed.rank() < len(found.random_states):
+        torch.set_rng_state(found.random_states[distributed.rank()])
+    if not found.step:
+        return
+    if found.videos not in (None, videos):
+        raise UserError(
+            f"checkpoint {path} stands in the middle of an epoch of {found.videos} videos, but the training split has "
+            f"{videos} now; restore the split file and its frames (see --skip_missing), or take a checkpoint from the "
+            "end of an epoch"
+        )
+    before = found.options
+    changed = [name for name in ("batch_size", "seed") if name in before and before[name] != getattr(options, name)]
+    if changed:
+        wanted = " ".join(f"--{name} {before[name]}" for name in changed)
+        raise UserError(
+            f"checkpoint {path} stands in the middle of an epoch, which can only be finished with {wanted}; "
+            "use that, or a checkpoint from the end of an epoch"
+        )
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -230,6 +347,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
         momentum = momenta.get(number)
         if momentum is None:
             continue
+        if not isinstance(momentum, Tensor) or momentum.layout != torch.strided or momentum.device.type != "cpu":
+            raise UserError(f"checkpoint {path} is damaged: the momentum of parameter {number} is no plain tensor")
         if momentum.shape != parameter.shape:
             raise UserError(
                 f"the optimizer in {path} keeps {list(momentum.shape)} for parameter {number}, "

@@ -1,7 +1,6 @@
 """A checkpoint -> its model: the sizes from the tensors, the rest from the options in the file, as published otherwise.
 
-    content = ops.checkpoint.load(path)
-    model = model_of_checkpoint(content, path)          # with its weights, on the CPU, in evaluation mode
+    model = model_of_checkpoint(ops.checkpoint.read(path))  # with its weights, on the CPU, in evaluation mode
 
 Our checkpoints keep the options of their run. Published ones keep none, and need overrides where they were not made
 with the published settings. What the tensors say is not for options to say otherwise.
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from models.backbones import STRIDE
 from models.uni_adafocus import UniAdaFocus
-from ops import checkpoint
+from ops.checkpoint import Checkpoint, load_model
 from ops.errors import UserError
 
 # Settings that no tensor tells, with the published values.
@@ -24,15 +23,14 @@ PUBLISHED = {"num_segments": 48, "patch_size": 128, "temperature": 1.0, "dropout
 _GLANCE_NETWORKS = {1280: "mbv2", 2048: "res50"}  # by the number of features
 
 
-def model_of_checkpoint(
-    content: Mapping[str, Any], path: Path, overrides: Mapping[str, float | None] | None = None
-) -> UniAdaFocus:
+def model_of_checkpoint(found: Checkpoint, overrides: Mapping[str, float | None] | None = None) -> UniAdaFocus:
     """The network of a checkpoint with its weights, on the CPU and in evaluation mode.
 
-    content: what `checkpoint.load` gives; path: for messages; overrides: any of `PUBLISHED`, None where not given.
+    overrides: any of `PUBLISHED`, None where not given.
     Raises UserError where the file is of another network, or an override contradicts the options in it.
     """
-    settings = settings_of_checkpoint(content, path, overrides)
+    path = found.path
+    settings = settings_of_checkpoint(found, overrides)
     try:
         model = UniAdaFocus(**settings)
     except (ValueError, TypeError, RuntimeError) as error:  # what does not go together, or is no number
@@ -40,18 +38,14 @@ def model_of_checkpoint(
         raise UserError(
             f"checkpoint {path}: {error}" + (f"; give the value it was trained with ({options})" if options else "")
         ) from error
-    checkpoint.load_model(model, content["state_dict"], path)
+    load_model(model, found.state_dict, path)
     return model.eval()
 
 
-def settings_of_checkpoint(
-    content: Mapping[str, Any], path: Path, overrides: Mapping[str, float | None] | None = None
-) -> dict[str, Any]:
+def settings_of_checkpoint(found: Checkpoint, overrides: Mapping[str, float | None] | None = None) -> dict[str, Any]:
     """The arguments of `UniAdaFocus`; see `model_of_checkpoint`."""
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    kept = content.get("options") or {}
-    if not isinstance(kept, Mapping):
-        raise UserError(f"checkpoint {path}: its `options` are not settings by name")
+    kept, path = found.options, found.path
     for name, value in given.items():
         if name in kept and kept[name] != value:
             raise UserError(
@@ -61,7 +55,7 @@ def settings_of_checkpoint(
     for name, value in rest.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UserError(f"checkpoint {path}: its option {name} is {value!r}, no number")
-    return sizes_of_tensors(content["state_dict"], path) | rest
+    return sizes_of_tensors(found.state_dict, path) | rest
 
 
 def sizes_of_tensors(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:

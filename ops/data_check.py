@@ -21,10 +21,9 @@ from dataset_config import DatasetConfig
 from ops import distributed
 from ops.annotations import Annotations, read_annotations
 from ops.dataset import VideoDataset
-from ops.errors import EXIT_DONE, UserError, speaks_for_all
+from ops.errors import EXIT_DONE, UserError
 from ops.failure_list import printable
 from ops.frame_check import find_bad_frames
-from ops.setup import find_dataset
 
 NO_FOLDER = "no folder of frames"
 NO_FIRST_FRAME = "first frame missing or empty"
@@ -91,14 +90,11 @@ def check_splits(splits: Mapping[str, VideoDataset], skip_missing: bool) -> list
     return notes
 
 
-def check_only(options: argparse.Namespace, split_names: Sequence[str]) -> int:
+def check_only(options: argparse.Namespace, config: DatasetConfig, split_names: Sequence[str]) -> int:
     """What `--check_data` does: check these splits ("train", "val"), say so and return the exit code.
 
-    Needs no process group; of several processes only the first does anything. Raises UserError as `check_splits` does.
+    Raises UserError as `check_splits` does.
     """
-    if not speaks_for_all():
-        return EXIT_DONE
-    config = find_dataset(options)
     files = {"train": config.train_split, "val": config.val_split}
     lists = {name: read_annotations(files[name], config.separator, config.num_classes) for name in split_names}
     findings = {name: find_problems(config, videos) for name, videos in lists.items()}

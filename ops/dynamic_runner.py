@@ -20,11 +20,12 @@ from ops.dataset import VideoDataset
 from ops.dynamic import Answer, EarlyExitInference
 from ops.exit_agreement import TIE, TIE_BELOW_FLOAT32, compare_with_simulation
 from ops.exit_logits import ExitLogits
-from ops.exit_report import METRIC_NAMES, main_metric
+from ops.flops import exit_gflops
 from ops.frame_sources import FolderFrames
 from ops.loaders import EvaluationBatches
-from ops.logger import RunLogger
-from ops.signals import Stopped, StopRequest
+from ops.metrics import METRIC_NAMES, main_metric
+from ops.session import Run
+from ops.signals import Stopped
 
 
 @dataclass
@@ -49,21 +50,19 @@ class Timing:
 
 
 def run_for_real(
+    run: Run,
     model: UniAdaFocus,
     dataset: VideoDataset,
     rows: np.ndarray,
     thresholds: Mapping[int, np.ndarray],
     simulated: ExitLogits | None,
-    gflops: Sequence[float],
-    options: argparse.Namespace,
-    logger: RunLogger,
-    stop_request: StopRequest,
 ) -> bool:
     """Run the videos `rows` [M] of a split at each operating point, shared by all processes, and print what came out.
 
     thresholds: [K] by operating point; simulated: the same videos in full, on the main process. Returns whether every
     exit and prediction is the simulation's, but for rounding.
     """
+    options, logger, gflops = run.options, run.log, exit_gflops(model)
     nobody_may, nobody_does = (np.full(len(gflops), limit, dtype=np.float32) for limit in (np.inf, np.finfo("f4").max))
     variants = [
         Variant(name, row, EarlyExitInference(model, row, options.criterion, options.focus_chunk))
@@ -72,7 +71,7 @@ def run_for_real(
     warm_up = [variants[0].inference, EarlyExitInference(model, nobody_does, options.criterion, options.focus_chunk)]
     batches = EvaluationBatches(len(rows), options.dynamic_batch_size, distributed.rank(), distributed.world_size())
     with ThreadPoolExecutor(max(1, options.workers)) as threads:
-        take_turns(variants, warm_up, dataset, rows, batches, threads, logger, stop_request)
+        take_turns(run, variants, warm_up, dataset, rows, batches, threads)
 
     mine = torch.tensor(batches.indices, dtype=torch.int64)
     outcomes = [(variant, *_gather(variant, mine, len(rows), model)) for variant in variants]
@@ -94,21 +93,20 @@ def run_for_real(
 
 
 def take_turns(
+    run: Run,
     variants: Sequence[Variant],
     warm_up: Sequence[EarlyExitInference],
     dataset: VideoDataset,
     rows: np.ndarray,
     batches: EvaluationBatches,
     threads: Executor,
-    logger: RunLogger,
-    stop_request: StopRequest,
 ) -> None:
     """Run each batch, places in `rows`, by all variants, in turns in which everyone is first equally often.
 
     warm_up: what has a first video before, since the first call of anything is slow. Raises Stopped, on all processes,
     when a signal comes.
     """
-    for number, places in enumerate(logger.progress(batches, "for real")):
+    for number, places in enumerate(run.log.progress(batches, "for real")):
         batch = rows[places]
         for inference in warm_up if number == 0 else ():
             inference(FolderFrames(dataset, batch[:1], threads))
@@ -119,7 +117,7 @@ def take_turns(
             variant.answers.append(variant.inference(source))
             variant.seconds.append(time.perf_counter() - started)
             variant.reading.append(source.seconds)
-        if number < batches.common_steps and (stop := stop_request.agreed()):
+        if number < batches.common_steps and (stop := run.stop.agreed()):
             raise Stopped(stop)
 
 

@@ -1,6 +1,5 @@
 """What an evaluation leaves beside its metrics: pictures and tables in TensorBoard while training, files afterwards."""
 
-import argparse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,16 +79,16 @@ def _policy_values(evaluated: Evaluated, input_size: int) -> Iterator[tuple[str,
     yield "frames/weight", evaluated.frame_weights
 
 
-def write_files(logger: RunLogger, dataset: VideoDataset, evaluated: Evaluated, options: argparse.Namespace) -> None:
+def write_files(logger: RunLogger, dataset: VideoDataset, evaluated: Evaluated, checkpoint: Path) -> None:
     """Write per_class.csv, and curves.png where the checkpoint's own run is in the log folder; say where they are.
 
     A checkpoint from elsewhere leaves the files of the run in that folder alone: its table has a name of its own.
     Raises UserError where a file cannot be written.
     """
-    at_home = Path(options.resume).resolve().parent == logger.folder.resolve()
+    at_home = checkpoint.resolve().parent == logger.folder.resolve()
     name = "per_class.csv"
     if not at_home and _holds_a_run(logger.folder):
-        name = f"per_class_of_{Path(options.resume).name.removesuffix('.tar').removesuffix('.pth')}.csv"
+        name = f"per_class_of_{checkpoint.name.removesuffix('.tar').removesuffix('.pth')}.csv"
     results = class_results(evaluated.logits, dataset.labels, dataset.config.metric, dataset.config.classes)
     write_per_class(logger.folder / name, results, dataset.config.metric)
     curves = draw_run(logger.folder) if at_home else None

@@ -13,7 +13,7 @@ import numpy as np
 from models.uni_adafocus import UniAdaFocus
 from ops.errors import UserError
 from ops.exit_curve import ExitPoint
-from ops.exit_logits import model_sizes
+from ops.exit_logits import Weights, model_sizes
 from ops.whole_file import whole_file
 
 
@@ -49,8 +49,7 @@ def write_thresholds(
     calibrated_on: str,
     gflops: Sequence[float],
     model: UniAdaFocus,
-    checkpoint: Path,
-    checkpoint_hash: str,
+    weights: Weights,
 ) -> None:
     """All operating points with their thresholds, and the model that these belong to.
 
@@ -60,7 +59,7 @@ def write_thresholds(
         "criterion": criterion,
         "metric": metric,
         "calibrated_on": calibrated_on,
-        "checkpoint": {"path": str(checkpoint), "sha256": checkpoint_hash},
+        "checkpoint": {"path": str(weights.path), "sha256": weights.sha256},
         "model": model_sizes(model),
         "exit_gflops": list(gflops),
         "points": [

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from models.uni_adafocus import Output, UniAdaFocus
 from ops import distributed, engine
 from ops.dataset import BACKENDS, VideoDataset
 from ops.errors import UserError
-from ops.loaders import EvaluationBatches, build_loader
-from ops.logger import RunLogger
 from ops.precision_comparison import PrecisionComparison
 from ops.replaced_frames import report_replaced
-from ops.signals import Stopped, StopRequest
+from ops.runner import evaluation_batches
+from ops.session import Run
 from ops.whole_file import whole_file
 
 FILE_NAME = "exit_logits.npz"
@@ -50,6 +49,14 @@ class ExitLogits:
         return ExitLogits(self.logits[chosen], self.focus_indices[chosen])
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Where a network's weights are from."""
+
+    path: Path
+    sha256: str  # of the file, in hexadecimal; empty on all processes but the main one
+
+
 def model_sizes(model: UniAdaFocus) -> dict[str, Any]:
     """The model's `MODEL_SIZES` by name."""
     return {name: getattr(model, name) for name in MODEL_SIZES}
@@ -68,37 +75,27 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 def kept_or_computed(
-    model: UniAdaFocus,
-    dataset: VideoDataset,
-    checkpoint_hash: str,
-    *,
-    batch_size: int,
-    workers: int,
-    print_freq: int,
-    device: torch.device,
-    logger: RunLogger,
-    stop_request: StopRequest,
-    comparison: PrecisionComparison | None = None,
+    run: Run, model: UniAdaFocus, dataset: VideoDataset, weights: Weights, comparison: PrecisionComparison
 ) -> ExitLogits | None:
     """The logits of a split: those of the log folder where they fit, else computed by all processes and kept there.
 
-    checkpoint_hash: `file_hash` of the model's weights; batch_size: videos per process. comparison: for a model whose
-    backbones compute in less than float32, what says what that changes. Returns None on all processes
-    but the main one. Raises UserError for a video that cannot be read, and, on every process, for logits that are not
-    finite and a file that cannot be written; Stopped when a signal comes.
+    comparison: for a model whose backbones compute in less than float32, what says what that changes. Returns None on
+    all processes but the main one. Raises UserError for a video that cannot be read, and, on every process, for logits
+    that are not finite and a file that cannot be written; Stopped when a signal comes.
     """
-    path = logger.folder / FILE_NAME
+    path = run.log.folder / FILE_NAME
     found, depends_on = None, {}
     with distributed.fail_together():
         if distributed.is_main_process():
-            depends_on = dependencies(model, dataset, checkpoint_hash) | precision_of(comparison)
-            found = _read(path, dataset.split, depends_on, logger.line)
+            depends_on = dependencies(model, dataset, weights.sha256) | precision_of(comparison)
+            found = _read(path, dataset.split, depends_on, run.log.line)
     if distributed.broadcast_object(found is not None):
         return found
-    computed = compute(model, dataset, batch_size, workers, print_freq, device, logger, stop_request, comparison)
-    if comparison is not None and (summary := comparison.summary(dataset.labels, dataset.config.metric)):
-        logger.line(summary)
-    report_replaced(dataset, logger.line, f"exit logits, {dataset.split}")
+    videos = evaluation_batches(run, dataset, f"Exit logits, {dataset.split}")
+    computed = compute(model, dataset, comparison.watch(videos))
+    if summary := comparison.summary(dataset.labels, dataset.config.metric):
+        run.log.line(summary)
+    report_replaced(dataset, run.log.line, f"exit logits, {dataset.split}")
     with distributed.fail_together():
         if computed is not None:
             _check_finite(computed.logits, dataset)
@@ -123,42 +120,20 @@ def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str
     return found | ({"seed": dataset.seed} if dataset.training else {})
 
 
-def precision_of(comparison: PrecisionComparison | None) -> dict[str, str]:
+def precision_of(comparison: PrecisionComparison) -> dict[str, str]:
     """What the logits depend on where it is not float32."""
-    lower = comparison is not None and comparison.precision != "float32"
-    return {"eval_precision": comparison.precision} if lower else {}
+    return {} if comparison.precision == "float32" else {"eval_precision": comparison.precision}
 
 
-def compute(
-    model: UniAdaFocus,
-    dataset: VideoDataset,
-    batch_size: int,
-    workers: int,
-    print_freq: int,
-    device: torch.device,
-    logger: RunLogger,
-    stop_request: StopRequest,
-    comparison: PrecisionComparison | None = None,
-) -> ExitLogits | None:
-    """Run the whole model over the split, each video once, shared by all processes; the result is the main one's."""
-    batches = EvaluationBatches(len(dataset), batch_size, distributed.rank(), distributed.world_size())
-    loader = build_loader(dataset, batches, workers, device)
-    name = f"Exit logits, {dataset.split}"
+def compute(model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]) -> ExitLogits | None:
+    """Run the whole model over a split. batches: this process's share; the result is the main process's."""
 
     def heads(output: Output) -> dict[str, Tensor]:
         last_glance = model.num_glance_segments - 1
         return {"logits": output.step_logits[:, last_glance:], "focus_indices": output.focus_indices}
 
-    def after_batch(step: int) -> None:
-        if step % print_freq == 0:
-            logger.line(f"{name}: [{step}/{len(batches)}]", progress=True)
-        if step < batches.common_steps and (stop := stop_request.agreed()):
-            raise Stopped(stop)
-
-    videos = logger.progress(loader, name)
-    videos = videos if comparison is None else comparison.watch(videos)
     with torch.inference_mode():
-        collected, indices = engine.collect(model, videos, device, heads, after_batch)
+        collected, indices = engine.collect(model, batches, heads)
     logits = distributed.gather_rows(collected["logits"], indices, len(dataset))
     focus_indices = distributed.gather_rows(collected["focus_indices"].long(), indices, len(dataset))
     return None if logits is None else ExitLogits(logits, focus_indices)

@@ -4,7 +4,6 @@ import argparse
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -12,12 +11,12 @@ from torch import Tensor
 from models.uni_adafocus import UniAdaFocus
 from ops.exit_curve import CRITERIA, ExitPoint, exit_curve
 from ops.exit_files import curve_file, thresholds_file, write_curve, write_thresholds
-from ops.logger import RunLogger
-from ops.metrics import ArrayLike, accuracy, label_rows, mean_average_precision
+from ops.exit_logits import Weights
+from ops.metrics import METRIC_NAMES, main_metric
+from ops.session import Run
 from ops.visualize import ExitFigure, draw_early_exit
 
 PICTURE = "early_exit.png"
-METRIC_NAMES = {"map": "mAP", "accuracy": "top-1 accuracy"}
 PUBLISHED_GFLOPS = (27.2, 18.1, 9.1)
 PUBLISHED_METRIC = {
     "actnet": ("map", (80.7, 80.4, 78.3)),
@@ -51,13 +50,6 @@ def compute_curves(
     return ExitCurves(metric, list(gflops), points, fixed)
 
 
-def main_metric(logits: ArrayLike, labels: ArrayLike, metric: str) -> float:
-    """mAP, or top-1 accuracy of the first label, in percent. logits [N, C]; labels [N, L] padded with -1."""
-    if metric == "map":
-        return mean_average_precision(logits, labels)[0]
-    return accuracy(logits, label_rows(labels)[:, 0], topk=(1,))[0]
-
-
 def halves(videos: int) -> tuple[np.ndarray, np.ndarray]:
     """Two halves of 0..videos-1, drawn at random but always alike: to find thresholds on, and to evaluate."""
     order = np.random.default_rng(0).permutation(videos)
@@ -71,13 +63,6 @@ def published_figures(options: argparse.Namespace, metric: str) -> list[tuple[fl
     return list(zip(PUBLISHED_GFLOPS, figures, strict=True)) if as_published and metric == published_metric else []
 
 
-def cost_table(gflops: Sequence[float]) -> Iterator[str]:
-    """Lines that say what each exit costs."""
-    yield "GFLOPs of a video that leaves at each exit (0: after the glance, k: after k patches):"
-    for number, cost in enumerate(gflops):
-        yield f"  exit {number:2d}  {cost:8.4f}"
-
-
 def curve_table(criterion: str, curves: ExitCurves) -> Iterator[str]:
     """Lines with the operating points of one criterion."""
     yield f"Early exit by {criterion}, {METRIC_NAMES[curves.metric]} in percent:"
@@ -87,11 +72,9 @@ def curve_table(criterion: str, curves: ExitCurves) -> Iterator[str]:
         yield f"  {point.p:2d} {point.gflops:8.3f} {point.metric:7.2f} {point.random_metric:7.2f}   {shares}"
 
 
-def report(
-    curves: ExitCurves, model: UniAdaFocus, options: argparse.Namespace, checkpoint_hash: str, logger: RunLogger
-) -> None:
+def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -> None:
     """Print the curves and write them, with thresholds and a picture, to the log folder. Raises UserError."""
-    folder = logger.folder
+    options, logger, folder = run.options, run.log, run.log.folder
     for criterion, points in curves.points.items():
         for line in curve_table(criterion, curves):
             logger.line(line)
@@ -107,14 +90,13 @@ def report(
             calibrated_on=options.calibrate_on,
             gflops=curves.gflops,
             model=model,
-            checkpoint=Path(options.resume),
-            checkpoint_hash=checkpoint_hash,
+            weights=weights,
         )
     published = published_figures(options, curves.metric)
     draw_early_exit(
         folder / PICTURE,
         ExitFigure(
-            title=f"{options.dataset}, {Path(options.resume).name}",
+            title=f"{options.dataset}, {weights.path.name}",
             metric=METRIC_NAMES[curves.metric],
             curves=curves.points,
             fixed=list(zip(curves.gflops, curves.fixed, strict=True)),

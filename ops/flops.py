@@ -4,6 +4,8 @@ As in the paper, a GFLOP is 10^9 multiply-adds of convolutions and linear layers
 where shapes are followed but nothing is computed, so counting takes no time and no memory.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -40,6 +42,13 @@ def exit_gflops(model: UniAdaFocus) -> list[float]:
     per_patch = parts["focus_per_patch"] + parts["classifier_per_patch"]
     steps = range(1, model.num_focus_segments + 1)
     return [after_glance, *(after_glance + policies + step * per_patch for step in steps)]
+
+
+def cost_table(exits: Sequence[float]) -> Iterator[str]:
+    """Lines that say what each exit costs, from `exit_gflops`."""
+    yield "GFLOPs of a video that leaves at each exit (0: after the glance, k: after k patches):"
+    for number, cost in enumerate(exits):
+        yield f"  exit {number:2d}  {cost:8.4f}"
 
 
 def gflops(module: nn.Module, *input_shape: int) -> float:

@@ -34,14 +34,23 @@ RUN_FILES = (
 class RunLogger:
     """Console, log file, metrics.jsonl and TensorBoard of a run; every method does nothing where `active` is False."""
 
-    def __init__(self, folder: Path, active: bool = True, first_epoch: int = 0, log_name: str = "log.csv") -> None:
-        self.folder, self.active, self.first_epoch, self.log_name = Path(folder), active, first_epoch, log_name
+    def __init__(self, folder: Path, active: bool = True) -> None:
+        self.folder, self.active = Path(folder), active
+        self.first_epoch, self.log_name = 0, "log.csv"
+        self._early_lines: list[str] | None = []  # until the folder may be written to; then None
         self._writer = None
         self._on_terminal = active and sys.stderr.isatty()
-        if active:
-            with _writable(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._log_file().close()
+
+    def open(self, log_name: str = "log.csv", first_epoch: int = 0) -> None:
+        """Make the folder, and write the lines so far to its log file `log_name`; `first_epoch` is this run's."""
+        self.log_name, self.first_epoch = log_name, first_epoch
+        if not self.active:
+            return
+        with _writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._log_file() as file:
+                file.writelines(f"{line}\n" for line in self._early_lines or ())
+        self._early_lines = None
 
     def line(self, text: str, progress: bool = False) -> None:
         """Print a line and append it to the log file; a line of `progress` is not printed beside a progress bar."""
@@ -50,6 +59,9 @@ class RunLogger:
         if not (progress and self._on_terminal):
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+        if self._early_lines is not None:
+            self._early_lines.append(text)
+            return
         with _writable(self.folder), self._log_file() as file:
             file.write(text + "\n")
 

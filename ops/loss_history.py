@@ -1,13 +1,16 @@
 """The losses and accuracies of an epoch: averaged, checked for being finite, and read back from the device as rarely
-as possible."""
+as possible; and how long its steps take."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ops import distributed
+from ops.engine import Step
 from ops.errors import UserError
 from ops.losses import LOSS_NAMES
 from ops.metrics import TRAINING_ACCURACIES
@@ -15,8 +18,17 @@ from ops.metrics import TRAINING_ACCURACIES
 NAMES = (*LOSS_NAMES, *TRAINING_ACCURACIES)
 
 
+@dataclass(frozen=True)
+class Averages:
+    """Means over some steps: seconds of a step, of these waiting for frames, and `NAMES` over all processes."""
+
+    step_seconds: float
+    data_seconds: float
+    figures: dict[str, float]
+
+
 class LossHistory:
-    """The loss terms and accuracies of every step of an epoch, on the device until somebody asks.
+    """The figures of every step of an epoch, on the device until somebody asks.
 
     before: the `totals` of steps that an interrupted run has done; one of an older version without accuracies counts
     as 0 for them.
@@ -30,36 +42,51 @@ class LossHistory:
         total, self._steps = before or ([], 0)
         self._total = np.zeros(len(NAMES))
         self._total[: len(total)] = total
+        self._timed_steps, self._data_seconds, self._line_data_seconds = 0, 0.0, 0.0
+        self._started = self._line_started = time.perf_counter()
 
-    def append(self, figures: dict[str, Tensor], indices: Tensor) -> None:
-        """Remember a step: its `NAMES`, and which videos it saw."""
-        self._waiting.append((torch.stack([figures[name].detach() for name in NAMES]), indices))
+    def append(self, step: Step) -> None:
+        """Remember a step."""
+        self._waiting.append((torch.stack([step.figures[name].detach() for name in NAMES]), step.videos))
+        self._line_data_seconds += step.data_seconds
 
-    def flush(self) -> dict[str, float]:
-        """Means over the steps since the last call and over all processes.
+    def flush(self) -> Averages:
+        """Means over the steps since the last call; waits for the device.
 
-        Raises UserError, on every process, when a term of any process was not finite.
+        Raises UserError, on every process, when a figure of any process was not finite.
         """
-        if not self._waiting:
-            return self.means()
-        rows = torch.stack([terms for terms, _ in self._waiting])
+        steps = len(self._waiting)
+        if not steps:
+            return Averages(0.0, 0.0, self.means())
+        rows = torch.stack([figures for figures, _ in self._waiting])
         finite = rows.isfinite().all(1).float()
         sums = torch.cat([rows.sum(0), finite.sum()[None]]).double()
         sums = distributed.sum_over_processes(sums).cpu().numpy() / distributed.world_size()
-        if sums[-1] < len(rows):
+        if sums[-1] < steps:
             self._stop(rows.cpu(), finite.cpu())
         self._total += sums[:-1]
-        self._steps += len(rows)
+        self._steps += steps
+        self._timed_steps += steps
         self._waiting.clear()
-        return dict(zip(NAMES, (sums[:-1] / len(rows)).tolist(), strict=True))
+        now = time.perf_counter()
+        figures = dict(zip(NAMES, (sums[:-1] / steps).tolist(), strict=True))
+        averages = Averages((now - self._line_started) / steps, self._line_data_seconds / steps, figures)
+        self._data_seconds += self._line_data_seconds
+        self._line_started, self._line_data_seconds = now, 0.0
+        return averages
+
+    def epoch_averages(self) -> Averages:
+        """Means over the epoch so far; times over the steps that this process has done itself."""
+        steps = max(1, self._timed_steps)
+        return Averages((self._line_started - self._started) / steps, self._data_seconds / steps, self.means())
 
     def totals(self) -> tuple[list[float], int]:
-        """The sum of each term and the number of steps so far."""
+        """The sum of each figure and the number of steps so far."""
         self.flush()
         return self._total.tolist(), self._steps
 
     def means(self) -> dict[str, float]:
-        """Means over the whole epoch so far."""
+        """Means of the figures over the whole epoch so far."""
         return dict(zip(NAMES, (self._total / max(1, self._steps)).tolist(), strict=True))
 
     def _stop(self, rows: Tensor, finite: Tensor) -> None:
@@ -76,4 +103,4 @@ class LossHistory:
             )
         problems = distributed.gather_objects(problem)
         source = min((p[0], rank) for rank, p in enumerate(problems) if p is not None)[1]
-        raise UserError(problems[source][1], said_elsewhere=distributed.rank() != source)
+        raise UserError(problems[source][1], silent=distributed.rank() != source)

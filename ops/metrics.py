@@ -16,6 +16,7 @@ from torch import Tensor
 
 ArrayLike = Tensor | np.ndarray
 METRICS = ("map", "accuracy")
+METRIC_NAMES = {"map": "mAP", "accuracy": "top-1 accuracy"}  # for people
 HEADS = ("pred", "cat", "global", "local", "temporal", "spatial")
 TOP_K = (1, 5)
 TRAINING_ACCURACIES = tuple(f"Acc_{head}@{k}" for head in HEADS for k in TOP_K)
@@ -79,6 +80,13 @@ def mean_average_precision(logits: ArrayLike, labels: ArrayLike) -> tuple[float,
     positives = Positives.from_labels(labels, *logits.shape)
     per_class = average_precision(logits.softmax(dim=1).numpy(), positives)
     return mean_over_classes(per_class), torch.from_numpy(per_class)
+
+
+def main_metric(logits: ArrayLike, labels: ArrayLike, metric: str) -> float:
+    """mAP, or top-1 accuracy of the first label, in percent. logits [N, C]; labels [N, L] padded with -1."""
+    if metric == "map":
+        return mean_average_precision(logits, labels)[0]
+    return accuracy(logits, label_rows(labels)[:, 0], topk=(1,))[0]
 
 
 def evaluation_metrics(logits_by_head: Mapping[str, ArrayLike], labels: ArrayLike, metric: str) -> dict[str, float]:

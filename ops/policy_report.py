@@ -130,9 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", help="the toy dataset, where it is not the one that the checkpoint was made with")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     given = parser.parse_args(arguments)
-    content = checkpoint.load(given.resume)
-    model = model_of_checkpoint(content, given.resume)
-    options = content.get("options") or {}
+    found = checkpoint.read(given.resume)
+    model, options = model_of_checkpoint(found), found.options
     if options.get("dataset") != "toy":
         raise UserError(f"checkpoint {given.resume} was not made with --dataset toy, so the truth is not known")
     config = get_dataset("toy", given.data_dir or options["data_dir"])

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     device = find_device(options.device)
     videos = find(options.videos)
     overrides = {name: getattr(options, name) for name in ("num_segments", "patch_size", "temperature")}
-    model = model_of_checkpoint(checkpoint.load(options.resume), options.resume, overrides).to(device)
+    model = model_of_checkpoint(checkpoint.read(options.resume), overrides).to(device)
     class_names = read_class_names(options, model)
     predictor = build_predictor(options, model, class_names, videos)
 

@@ -1,11 +1,11 @@
-"""Builds the parts of a run from its options: data, model, optimizer, and what a checkpoint brings.
+"""Builds the parts of a run from its options: data, model, and what training changes.
 
-Every function may raise UserError; the entry scripts call them on all processes under `distributed.fail_together`.
+Every function may raise UserError, on all processes together.
 """
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ import dataset_config
 from models.backbones import WeightsError, load_imagenet_weights
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, distributed
-from ops.compilation import check_compiler
+from ops.compilation import check_compiler, compile_backbones
+from ops.data_check import check_splits
 from ops.dataset import VideoDataset
+from ops.engine import TrainingState
 from ops.errors import UserError
 from ops.inference_network import check_precision
 from ops.loaders import TrainingBatches
 from ops.optim import build_optimizer
+from ops.session import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,43 +38,87 @@ WITHOUT_CONSEQUENCE = {
 }  # fmt: skip
 
 
-@dataclass
-class Training:
-    """What training needs beside the model."""
+@dataclass(frozen=True)
+class Data:
+    """The splits of a run."""
 
-    dataset: VideoDataset
-    batches: TrainingBatches
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    first_epoch: int = 0
-    first_step: int = 0  # steps of that epoch that are done already
-    losses: checkpoint.LossTotals | None = None  # of these steps
-    best: float | None = None  # the best main metric so far, percent; None before the first evaluation
+    config: dataset_config.DatasetConfig
+    splits: Mapping[str, VideoDataset]  # "train" where there is training or calibration, "val" always
+
+    @property
+    def train(self) -> VideoDataset:
+        return self.splits["train"]
+
+    @property
+    def val(self) -> VideoDataset:
+        return self.splits["val"]
 
 
-def prepare_training(
-    model: UniAdaFocus,
-    dataset: VideoDataset,
-    options: argparse.Namespace,
-    mixed_precision: bool,
-    device: torch.device,
-    resumed: Mapping[str, Any] | None,
-) -> Training:
-    """Batches, optimizer and precision; from a checkpoint, where it stopped."""
-    batches = TrainingBatches(
-        len(dataset), options.batch_size, options.seed, distributed.rank(), distributed.world_size()
-    )
-    model.backbones_to_channels_last()
-    optimizer = build_optimizer(model, **optimizer_options(options))
-    scaler = torch.amp.GradScaler(device.type, enabled=False)
-    if mixed_precision:
-        scaler = train_in_half(model, options.amp_dtype, options.amp_scope, device)
-    training = Training(dataset, batches, optimizer, scaler)
-    if resumed is not None:
-        resume_training(training, resumed, options)
-    if options.start_epoch is not None:
-        training.first_epoch, training.first_step, training.losses = options.start_epoch, 0, None
-    return training
+def load_data(run: Run, split_names: Sequence[str]) -> Data:
+    """The splits, once each listed video is known to be there; the log says what is noticed."""
+    options = run.options
+    with distributed.fail_together():
+        config = find_dataset(options)
+        splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
+        data = Data(config, splits)
+        share_of_batch(options)
+        share_of_evaluation_batch(options)
+        check_precision(options.eval_precision, run.device)
+        if options.compile:
+            check_compiler(run.device)
+    for note in check_splits(data.splits, options.skip_missing):
+        run.log.line(note)
+    return data
+
+
+@distributed.fail_together()
+def load_model(run: Run, data: Data) -> tuple[UniAdaFocus, Path]:
+    """The network of `--resume` for an evaluation, and the file that it is from."""
+    found = find_checkpoint(run)
+    if found is None:
+        raise UserError(f"no checkpoint in {run.log.folder} to evaluate: train first, or name one with --resume")
+    model = build_model(run.options, data.config.num_classes)
+    checkpoint.load_model(model, found.state_dict, found.path)
+    say_what_runs(run, data, model, [f"weights of {found.path}"])
+    return model.to(run.device).eval(), found.path
+
+
+def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState:
+    """Model, optimizer and precision: with starting weights, those to fine-tune, or where a checkpoint stopped."""
+    options = run.options
+    with distributed.fail_together():
+        found = find_checkpoint(run)
+        if options.resume and found is None:
+            run.log.line(f"no checkpoint in {run.log.folder}: starting from the beginning")
+        TrainingBatches(len(data.train), options.batch_size, options.seed)  # refuses more videos than there are
+    with distributed.fail_together():
+        model = build_model(options, data.config.num_classes)
+        source = [f"weights of {found.path}"] if found else load_starting_weights(model, options)
+        model.to(run.device)
+        model.backbones_to_channels_last()
+        scaler = torch.amp.GradScaler(run.device.type, enabled=False)
+        if mixed_precision:
+            scaler = train_in_half(model, options.amp_dtype, options.amp_scope, run.device)
+        state = TrainingState(model, model, build_optimizer(model, **optimizer_options(options)), scaler)
+        if found:
+            checkpoint.restore(state, found, options, len(data.train))
+        if options.start_epoch is not None:
+            state.epoch, state.step, state.losses = options.start_epoch, 0, None
+        if options.compile:
+            compile_backbones(model)
+    changes = changed_options(found.options, options) if found else []
+    notes = [f"warning: not as in the checkpoint: {change}" for change in changes]
+    say_what_runs(run, data, model, source + notes)
+    state.network = wrap(model, run.device)
+    return state
+
+
+def find_checkpoint(run: Run) -> checkpoint.Checkpoint | None:
+    """What `--resume` means in this run's folder; the log says what was wrong with newer files."""
+    found, problems = checkpoint.find(run.options.resume, run.log.folder)
+    for problem in problems:
+        run.log.line(f"warning: {problem}")
+    return found
 
 
 def find_dataset(options: argparse.Namespace) -> dataset_config.DatasetConfig:
@@ -121,13 +168,6 @@ def _equal_share(option: str, videos: int) -> int:
     return videos // processes
 
 
-def check_speed_options(options: argparse.Namespace, device: torch.device) -> None:
-    """Raise UserError where `--eval_precision` or `--compile` is not to be had on this device."""
-    check_precision(options.eval_precision, device)
-    if options.compile:
-        check_compiler(device)
-
-
 def build_model(options: argparse.Namespace, num_classes: int) -> UniAdaFocus:
     """The network of the options on the CPU, with random weights that the seed decides."""
     torch.manual_seed(options.seed)
@@ -150,9 +190,9 @@ def build_model(options: argparse.Namespace, num_classes: int) -> UniAdaFocus:
 def load_starting_weights(model: UniAdaFocus, options: argparse.Namespace) -> list[str]:
     """The weights that training starts from, where it does not resume; returns lines that say where they came from."""
     if options.init_from:
-        path = Path(options.init_from)
-        anew = checkpoint.load_for_fine_tuning(model, checkpoint.load(path)["state_dict"], path)
-        return [f"weights of {path}", f"starting anew: {', '.join(anew) or 'nothing'}"]
+        found = checkpoint.read(Path(options.init_from))
+        anew = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
+        return [f"weights of {found.path}", f"starting anew: {', '.join(anew) or 'nothing'}"]
     if options.pretrained == "none":
         return ["random weights"]
     with distributed.main_process_first():  # one process downloads, the others find the file
@@ -189,61 +229,25 @@ def wrap(model: UniAdaFocus, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
-def find_checkpoint(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The content of the checkpoint that `--resume` means, or None to start anew; and lines to print.
-
-    `auto` is the newest readable one in the run's folder, if there is any; otherwise the option names a file.
-    `options.resume` becomes the file's path.
-    """
-    if options.resume != "auto":
-        return (checkpoint.load(Path(options.resume)) if options.resume else None), []
-    found = checkpoint.newest(folder)
-    if found is None:
-        if options.evaluate:
-            raise UserError(f"no checkpoint in {folder} to evaluate: train first, or name one with --resume")
-        options.resume = ""
-        return None, [f"no checkpoint in {folder}: starting anew"]
-    path, content, problems = found
-    options.resume = str(path)
-    return content, [f"warning: {problem}" for problem in problems]
-
-
-def resume_training(training: Training, resumed: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Go on where the checkpoint stopped: optimizer, scaler, place in the epoch, best metric, random state."""
-    path = Path(options.resume)
-    if "optimizer" not in resumed or "epoch" not in resumed:
-        raise UserError(f"checkpoint {path} holds weights only: start from them with --init_from")
-    checkpoint.load_optimizer(training.optimizer, resumed["optimizer"], path)
-    if training.scaler.is_enabled() and resumed.get("scaler"):
-        training.scaler.load_state_dict(resumed["scaler"])
-    training.first_epoch = int(resumed["epoch"])
-    training.best = float(resumed.get("best_acc1", 0.0)) or None  # 0 stands for no evaluation yet
-    training.first_step, training.losses = int(resumed.get("step", 0)), resumed.get("losses")
-    states = resumed.get("random_states", [])
-    if distributed.rank() < len(states):
-        torch.set_rng_state(states[distributed.rank()])
-    videos = resumed.get("videos", len(training.dataset))
-    if training.first_step and videos != len(training.dataset):
-        raise UserError(
-            f"checkpoint {path} stands in the middle of an epoch of {videos} videos, but the training split has "
-            f"{len(training.dataset)} now; restore the split file and its frames (see --skip_missing), or take a "
-            "checkpoint from the end of an epoch"
-        )
-    before = resumed.get("options", {})
-    changed = [name for name in ("batch_size", "seed") if name in before and before[name] != getattr(options, name)]
-    if training.first_step and changed:
-        wanted = " ".join(f"--{name} {before[name]}" for name in changed)
-        raise UserError(
-            f"checkpoint {path} stands in the middle of an epoch, which can only be finished with {wanted}; "
-            "use that, or a checkpoint from the end of an epoch"
-        )
-
-
-def changed_options(resumed: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
-    """Options that decide the outcome and differ from the checkpoint's, as `name: there -> here`."""
-    before = resumed.get("options", {})
+def changed_options(before: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
+    """Options that decide the outcome and differ from those of a checkpoint, as `name: there -> here`."""
     return [
         f"{name}: {before[name]} -> {value}"
         for name, value in sorted(vars(options).items())
         if name in before and name not in WITHOUT_CONSEQUENCE and before[name] != value
     ]
+
+
+def say_what_runs(run: Run, data: Data, model: UniAdaFocus, notes: Sequence[str]) -> None:
+    """A few lines on what is about to run."""
+    options, config = run.options, data.config
+    if options.ignored:
+        run.log.line(f"Without effect, as in the published code: {' '.join(options.ignored)}")
+    run.log.line(
+        f"{config.name}: {config.num_classes} classes, metric {config.metric}, frames {config.frames_root}/*/"
+        f"{config.template}; {distributed.world_size()} process(es) on {run.device.type}, batch {options.batch_size}"
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    run.log.line(f"{parameters / 1e6:.1f} M parameters")
+    for note in notes:
+        run.log.line(note)

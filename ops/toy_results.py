@@ -35,8 +35,8 @@ from ops.errors import EXIT_DONE, UserError, run_entry
 from ops.exit_curve import CRITERIA
 from ops.exit_files import curve_file, thresholds_file
 from ops.exit_logits import FILE_NAME as EXIT_LOGITS
-from ops.exit_report import main_metric
-from ops.runner import run_folder
+from ops.metrics import main_metric
+from ops.session import run_folder
 from ops.setup import ROOT
 from ops.toy_dataset import ToySettings, make_toy_dataset
 from ops.toy_tables import draw_curves, markdown, over_seeds

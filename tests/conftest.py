@@ -39,6 +39,10 @@ REFERENCE = ROOT / "tests" / "reference"
 SMALL = {"num_segments": 6, "num_glance_segments": 3, "num_focus_segments": 2, "patch_size": 32, "input_size": 64}
 SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
 SMALL_OPTIONS += ["--pretrained", "none", "--batch_size", "2", "--workers", "0", "--print-freq", "1"]
+SLOW_FILES = {
+    "test_readme_fine_tuning.py", "test_resume.py", "test_uni_adafocus.py", "test_main.py", "test_whole_runs.py",
+    "test_inference_network.py", "test_benchmark_baseline.py", "test_benchmark_training_curve.py",
+}  # fmt: skip
 THIN = ["-m", "tests.thin"]  # before the name of a script, for a process: as the fixtures thin_networks and no_pictures
 
 
@@ -66,6 +70,11 @@ def _reference_weights(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[
 def reference_clips(names: Sequence[str], frames: int) -> torch.Tensor:
     """Normalised clips [B, frames, 3, 224, 224] of the reference figures."""
     return torch.stack([torch.from_numpy(recipe.clip(str(name), frames)).view(frames, 3, 224, 224) for name in names])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that two processes that take one file after another end together."""
+    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
 
 
 @pytest.fixture(autouse=True)
@@ -256,9 +265,9 @@ def _print_to(out: Path, err: Path, work: Callable[[], None]) -> None:
     work()
 
 
-def launcher(*options: str, module: str = "torch.distributed.run") -> list[str]:
+def launcher(*options: str) -> list[str]:
     """The beginning of a command that starts two processes, with a port that is free."""
-    return ["-m", module, "--nproc_per_node=2", f"--master_port={free_port()}", *options]
+    return ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", *options]
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
+from ops.engine import TrainingState
 from ops.errors import UserError
 from ops.optim import build_optimizer
 from tests.conftest import SMALL
@@ -44,13 +45,13 @@ def _published_file(model: UniAdaFocus, path):
 def test_a_published_file_loads_strictly_with_its_momenta(small_model, tmp_path):
     path = _published_file(small_model, tmp_path / "published.pth.tar")
     other = UniAdaFocus(4, **SMALL)
-    loaded = checkpoint.load(path)
-    checkpoint.load_model(other, loaded["state_dict"], path)
+    loaded = checkpoint.read(path)
+    checkpoint.load_model(other, loaded.state_dict, path)
     optimizer = _optimizer(other)
-    checkpoint.load_optimizer(optimizer, loaded["optimizer"], path)
+    checkpoint.load_optimizer(optimizer, loaded.optimizer, path)
 
     assert all(torch.equal(a, b) for a, b in zip(other.parameters(), small_model.parameters(), strict=True))
-    assert (loaded["epoch"], float(loaded["best_acc1"])) == (7, 80.7)
+    assert (loaded.epoch, loaded.best) == (7, 80.7)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert all(float(optimizer.state[p]["momentum_buffer"].mean()) == i for i, p in enumerate(parameters))
     assert [group["lr"] for group in optimizer.param_groups][:1] == [pytest.approx(0.02)]
@@ -59,17 +60,8 @@ def test_a_published_file_loads_strictly_with_its_momenta(small_model, tmp_path)
 def test_our_file_has_the_published_layout(small_model, tmp_path):
     optimizer = _optimizer(small_model)
     checkpoint.save(
-        checkpoint.checkpoint_dict(
-            epoch=3,
-            step=0,
-            losses=None,
-            model=small_model,
-            optimizer=optimizer,
-            best=12.5,
-            scaler=torch.amp.GradScaler("cpu"),
-            options={},
-            videos=6,
-            random_states=[torch.get_rng_state()],
+        checkpoint.content_of(
+            TrainingState(small_model, small_model, optimizer, torch.amp.GradScaler("cpu"), epoch=3, best=12.5), {}, 6
         ),
         tmp_path / "ours.pth.tar",
     )
@@ -114,7 +106,7 @@ class _Payload:
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": _Payload(tmp_path / "ran")}, tmp_path / "bad.pth.tar")
     with pytest.raises(UserError, match="wants to run code on loading, which is refused"):
-        checkpoint.load(tmp_path / "bad.pth.tar")
+        checkpoint.read(tmp_path / "bad.pth.tar")
     assert not (tmp_path / "ran").exists()
 
 
@@ -129,19 +121,47 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
     (tmp_path / "half").write_bytes(whole.read_bytes()[:2000])
     for name in ("text", "empty", "pickle", "list", "other", "half"):
         with pytest.raises(UserError, match=f"{name} is not a checkpoint") as caught:
-            checkpoint.load(tmp_path / name)
+            checkpoint.read(tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="absent does not exist"):
-        checkpoint.load(tmp_path / "absent")
+        checkpoint.read(tmp_path / "absent")
     with pytest.raises(UserError, match="is not a file"):
-        checkpoint.load(tmp_path)
+        checkpoint.read(tmp_path)
+
+
+SOUND = {
+    "epoch": 3, "step": 2, "losses": ([1.0, 2.0], 2), "best_acc1": 50.0, "optimizer": {"state": {}}, "videos": 9,
+    "random_states": [torch.zeros(8, dtype=torch.uint8)], "options": {"seed": 1}, "scaler": {"scale": 65536.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epoch", "abc"), ("epoch", -1), ("epoch", True), ("epoch", 1.5), ("step", -3), ("step", [1]),
+        ("best_acc1", float("nan")), ("best_acc1", "70"), ("best_acc1", torch.zeros(2)), ("losses", ([1.0], -1)),
+        ("losses", ([float("inf")], 1)), ("losses", 7), ("optimizer", [1]), ("videos", "many"), ("options", ["seed"]),
+        ("options", {1: 2}), ("random_states", torch.zeros(2)), ("random_states", [torch.zeros(8)]),
+        ("scaler", {"scale": float("nan")}), ("state_dict", {"a": 1}), ("state_dict", {1: torch.zeros(1)}),
+        ("state_dict", {"a": torch.zeros(2).to_sparse()}), ("state_dict", [torch.zeros(1)]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_its_name(name, value, tmp_path):
+    content = {"state_dict": {"module.a": torch.zeros(1)}, **SOUND}
+    torch.save(content, tmp_path / "sound.pth.tar")
+    found = checkpoint.read(tmp_path / "sound.pth.tar")
+    assert (found.epoch, found.step, found.best, found.videos) == (3, 2, 50.0, 9) and list(found.state_dict) == ["a"]
+    torch.save(content | {name: value}, tmp_path / "odd.pth.tar")
+    with pytest.raises(UserError, match=rf"odd\.pth\.tar is damaged: its `{name}` ") as caught:
+        checkpoint.read(tmp_path / "odd.pth.tar")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_other_sizes_names_the_tensors_and_both_shapes(small_model, tmp_path):
     path = _published_file(UniAdaFocus(5, **(SMALL | {"num_focus_segments": 3})), tmp_path / "other.pth.tar")
     expected = re.escape("global_CNN_fc.1.weight is [5, 1280] in the file, [4, 1280] in the model")
     with pytest.raises(UserError, match=expected) as caught:
-        checkpoint.load_model(small_model, checkpoint.load(path)["state_dict"], path)
+        checkpoint.load_model(small_model, checkpoint.read(path).state_dict, path)
     assert "classifier.local_classifiers.2.1.weight is not known to the model" in str(caught.value)
 
 

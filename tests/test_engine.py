@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from models.uni_adafocus import UniAdaFocus
-from ops.engine import accumulate_gradients, collect, evaluate, seed_step
+from ops.engine import Step, accumulate_gradients, collect, evaluate, seed_step
 from ops.errors import UserError
 from ops.loss_history import NAMES, LossHistory
 from ops.losses import LOSS_NAMES
@@ -19,34 +19,34 @@ def small_model(thin_model) -> UniAdaFocus:
     return thin_model
 
 
-def _losses(value: float) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(value + number) for number, name in enumerate(NAMES)}
+def _step(value: float, *videos: int) -> Step:
+    return Step({name: torch.tensor(value + number) for number, name in enumerate(NAMES)}, torch.tensor(videos), 0.5)
 
 
 def test_means_are_over_the_line_and_over_the_epoch():
     history = LossHistory(0, str)
-    history.append(_losses(1.0), torch.tensor([0]))
-    history.append(_losses(3.0), torch.tensor([1]))
-    assert history.flush()["loss"] == pytest.approx(2.0)
-    history.append(_losses(8.0), torch.tensor([2]))
-    assert history.flush()["cat"] == pytest.approx(9.0)
+    history.append(_step(1.0, 0))
+    history.append(_step(3.0, 1))
+    assert history.flush().figures["loss"] == pytest.approx(2.0)
+    history.append(_step(8.0, 2))
+    assert history.flush().figures["cat"] == pytest.approx(9.0)
     assert history.means()["loss"] == pytest.approx(4.0)
 
 
 def test_a_run_that_was_interrupted_before_accuracies_were_kept_goes_on():
     history = LossHistory(0, str, before=([6.0] * len(LOSS_NAMES), 2))
-    history.append(_losses(3.0), torch.tensor([0]))
+    history.append(_step(3.0, 0))
     assert history.totals()[1] == 3
     assert history.means()["loss"] == pytest.approx(3.0)
 
 
 def test_the_first_step_that_is_not_finite_is_named_with_its_videos():
     history = LossHistory(4, lambda index: f"video{index}")
-    history.append(_losses(1.0), torch.tensor([0, 1]))
+    history.append(_step(1.0, 0, 1))
     history.flush()
-    history.append(_losses(1.0), torch.tensor([2, 3]))
-    history.append(_losses(float("nan")), torch.tensor([5, 6]))
-    history.append(_losses(float("inf")), torch.tensor([7, 8]))
+    history.append(_step(1.0, 2, 3))
+    history.append(_step(float("nan"), 5, 6))
+    history.append(_step(float("inf"), 7, 8))
     with pytest.raises(UserError, match=r"epoch 4, step 2: loss nan, .*videos of the batch: video5, video6\."):
         history.flush()
 
@@ -62,9 +62,7 @@ def test_a_step_draws_the_same_again_and_other_steps_draw_others():
 
 @torch.no_grad()
 def test_a_process_without_videos_collects_nothing_of_the_right_shape(small_model):
-    rows, indices = collect(
-        small_model.eval(), [], torch.device("cpu"), lambda output: {"all": output.step_logits, "last": output.logits}
-    )
+    rows, indices = collect(small_model.eval(), [], lambda output: {"all": output.step_logits, "last": output.logits})
     assert rows["all"].shape == (0, 5, 4) and rows["last"].shape == (0, 4) and len(indices) == 0
 
 
@@ -75,7 +73,7 @@ def step(model, frames, pieces: int) -> tuple[dict, list[torch.Tensor]]:
     torch.manual_seed(0)
     losses = accumulate_gradients(
         model, frames, torch.arange(len(frames)) % 4, torch.amp.GradScaler("cpu", enabled=False),
-        device=torch.device("cpu"), kl_ratio=1.0, norm_ratio=1.0, pieces=pieces,
+        kl_ratio=1.0, norm_ratio=1.0, pieces=pieces,
     )  # fmt: skip
     return losses, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
@@ -144,7 +142,7 @@ def split(videos: int) -> tuple[list, torch.Tensor]:
 
 
 def evaluated(model, batches, labels):
-    return evaluate(model, batches, device=torch.device("cpu"), labels=labels, metric="accuracy", video_names=str)
+    return evaluate(model, batches, labels, "accuracy", video_names=str)
 
 
 def test_an_evaluation_gives_what_the_network_gives_and_sees_its_latest_weights(small_model):

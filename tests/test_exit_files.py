@@ -10,6 +10,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.errors import UserError
 from ops.exit_curve import ExitPoint, exit_curve
 from ops.exit_files import read_thresholds, write_curve, write_thresholds
+from ops.exit_logits import Weights
 from tests.conftest import SMALL
 
 
@@ -24,7 +25,7 @@ def path(points, small_model, tmp_path):
     path = tmp_path / "early_exit_entropy.json"
     write_thresholds(
         path, points, criterion="entropy", metric="accuracy", calibrated_on="train", gflops=[1.0, 2.0, 3.0],
-        model=small_model, checkpoint=tmp_path / "some.pth.tar", checkpoint_hash="a" * 64,
+        model=small_model, weights=Weights(tmp_path / "some.pth.tar", "a" * 64),
     )  # fmt: skip
     return path
 

@@ -10,7 +10,9 @@ from dataset_config import get_dataset
 from ops import exit_logits
 from ops.dataset import VideoDataset
 from ops.errors import UserError
-from ops.exit_logits import FILE_NAME, MODEL_SIZES, ExitLogits, file_hash, kept_or_computed
+from ops.exit_logits import FILE_NAME, MODEL_SIZES, ExitLogits, Weights, file_hash, kept_or_computed
+from ops.precision_comparison import PrecisionComparison
+from ops.session import Run
 from ops.signals import StopRequest
 
 MODEL = {name: number for number, name in enumerate(MODEL_SIZES)}
@@ -38,11 +40,12 @@ def get(computed, dataset_folder, tmp_path):
         config = get_dataset("mine", dataset_folder)
         dataset = VideoDataset(config, split, num_segments=6, input_size=64, training=split == "train", seed=seed)
         said.clear()
-        return kept_or_computed(
-            SimpleNamespace(**(MODEL | sizes)), dataset, checkpoint_hash, batch_size=2, workers=0, print_freq=1,
-            device=torch.device("cpu"), logger=SimpleNamespace(folder=tmp_path, line=said.append),
-            stop_request=StopRequest(),
-        )  # fmt: skip
+        model = SimpleNamespace(**(MODEL | sizes))
+        options = SimpleNamespace(batch_size=2, val_batch_size=None, workers=0, print_freq=1)
+        log = SimpleNamespace(folder=tmp_path, line=said.append)
+        run = Run(options, torch.device("cpu"), log, StopRequest())
+        comparison = PrecisionComparison(model, "float32", False, run.device)
+        return kept_or_computed(run, model, dataset, Weights(tmp_path / "weights", checkpoint_hash), comparison)
 
     get.said = said
     return get

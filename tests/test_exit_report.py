@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ops.exit_report import compute_curves, cost_table, curve_table, halves, main_metric, published_figures
+from ops.exit_report import compute_curves, curve_table, halves, published_figures
+from ops.flops import cost_table
+from ops.metrics import main_metric
 from opts import add_early_exit_options, build_parser, parse_options
 from tests.conftest import REFERENCE
 

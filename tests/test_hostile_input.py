@@ -195,7 +195,7 @@ def test_a_checkpoint_cut_at_any_tenth_is_refused(tenth, whole_checkpoint, tmp_p
     path = tmp_path / "cut.pth.tar"
     path.write_bytes(content[: len(content) * tenth // 10])
     with pytest.raises(UserError) as error:
-        checkpoint.load(path)
+        checkpoint.read(path)
     assert "cut.pth.tar is not a checkpoint" in _one_line(error)
 
 
@@ -209,5 +209,5 @@ def test_a_zip_bomb_is_refused_before_it_unpacks(whole_checkpoint, tmp_path):
             bomb.writestr(entry.filename, content)
     assert path.stat().st_size < 1_000_000
     with pytest.raises(UserError) as error:
-        checkpoint.load(path)
+        checkpoint.read(path)
     assert "bomb.pth.tar is not a checkpoint that can be read safely: it would unpack to 50," in _one_line(error)

@@ -17,8 +17,10 @@ from tests.conftest import ROOT
 def test_lines_go_to_the_console_and_the_log(tmp_path, capsys):
     logger = RunLogger(tmp_path / "run")
     logger.line("one")
+    assert not (tmp_path / "run").exists()  # a run that ends with an error before it has begun leaves nothing
+    logger.open("log_eval.csv")
     logger.line("two", progress=True)
-    assert capsys.readouterr().out == "one\ntwo\n" == (tmp_path / "run" / "log.csv").read_text()
+    assert capsys.readouterr().out == "one\ntwo\n" == (tmp_path / "run" / "log_eval.csv").read_text()
 
 
 def test_epochs_that_are_run_again_are_recorded_once(tmp_path):
@@ -60,7 +62,7 @@ def test_an_earlier_run_is_moved_aside_each_time_into_a_folder_of_its_own(tmp_pa
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write logs to .*file/run: Not a directory"):
-        RunLogger(tmp_path / "file" / "run")
+        RunLogger(tmp_path / "file" / "run").open()
 
 
 FULL_DISK = """
@@ -71,6 +73,7 @@ from ops.logger import RunLogger
 
 def main():
     logger = RunLogger(Path(sys.argv[1]))
+    logger.open()
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     try:
         for step in range(1000):
@@ -92,6 +95,6 @@ def test_a_disk_that_fills_up_while_logging_is_one_error(kind, tmp_path):
     command = [sys.executable, tmp_path / "log.py", tmp_path / "run", kind]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert (
-        done.stderr.splitlines()[-1] == f"error: cannot write logs to {tmp_path / 'run'}: File too large (--root_log)"
-    )
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert all(name in error for name in (str(tmp_path / "run"), "File too large", "--root_log"))

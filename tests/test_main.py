@@ -13,7 +13,7 @@ import main
 import main_semiAMP
 from models.uni_adafocus import UniAdaFocus
 from ops import engine
-from tests.conftest import SMALL, SMALL_OPTIONS, THIN, call, call_together, free_port, launcher, run_script, the_error
+from tests.conftest import SMALL, SMALL_OPTIONS, THIN, call, call_together, free_port, run_script, the_error
 
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
@@ -92,19 +92,9 @@ def test_a_run_that_gets_no_video_right_keeps_its_first_checkpoint_as_the_best(o
     assert again["epoch"] == 1  # an equal one does not take its place
 
 
-def test_two_processes_train_and_evaluate_through_the_published_launcher(options, tmp_path):
-    done = run_script(
-        "main.py", *options, "--epochs", 1, launcher=[*launcher(module="torch.distributed.launch"), *THIN]
-    )
-    assert "2 process(es) on cpu, batch 2" in done.stdout
-    folder = _run_folder(tmp_path, 1)
-    assert done.stdout.count("Testing Results:") == 1
-    assert torch.load(folder / "ckpt.pth.tar", weights_only=True)["epoch"] == 1
-
-
-def test_two_nodes_train_together(options, tmp_path):
+def test_two_nodes_train_together_through_the_published_launcher(options, tmp_path):
     """Two launchers, as on two machines, over the loopback interface."""
-    launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+    launcher = ["-m", "torch.distributed.launch", "--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
     launcher += [f"--master_port={free_port()}"]
     with ThreadPoolExecutor() as pool:
         nodes = [
@@ -116,8 +106,9 @@ def test_two_nodes_train_together(options, tmp_path):
         ]  # fmt: skip
         first, second = (node.result() for node in nodes)
     assert "2 process(es) on cpu, batch 2" in first.stdout and "Done: best" in first.stdout
-    assert second.stdout == ""
-    assert len(_records(_run_folder(tmp_path, 1))) == 1
+    assert first.stdout.count("Testing Results:") == 1 and second.stdout == ""
+    folder = _run_folder(tmp_path, 1)
+    assert len(_records(folder)) == 1 and torch.load(folder / "ckpt.pth.tar", weights_only=True)["epoch"] == 1
 
 
 def test_two_processes_give_the_metrics_of_one(options, random_checkpoint, tmp_path, capsys):
@@ -217,13 +208,13 @@ def test_a_broken_video_stops_the_run_by_name(options, dataset_folder, monkeypat
     [
         (["--data_dir", "nowhere"], "nowhere"),
         (["--dataset", "actnet"], "actnet_train_split.txt"),
-        (["--resume", "nowhere.pth.tar"], "checkpoint nowhere.pth.tar does not exist"),
-        (["--resume", __file__], "test_main.py is not a checkpoint"),
-        (["--batch_size", "16"], "--batch_size 16 is larger than the training split (4 videos)"),
-        (["--pretrained", "imagenet", "--glance_ckpt_path", "nowhere.pth"], "glance weights nowhere.pth do not exist"),
-        (["--init_from", __file__], "test_main.py is not a checkpoint"),
-        (["--init_from", "a", "--resume", "b"], "give one of them"),
-        (["--num_segments", "7"], "--num_segments 7 must be a multiple of --num_glance_segments 3"),
+        (["--resume", "nowhere.pth.tar"], "nowhere.pth.tar"),
+        (["--resume", __file__], "test_main.py"),
+        (["--batch_size", "16"], "--batch_size 16"),
+        (["--pretrained", "imagenet", "--glance_ckpt_path", "nowhere.pth"], "nowhere.pth"),
+        (["--init_from", __file__], "test_main.py"),
+        (["--init_from", "a", "--resume", "b"], "--init_from"),
+        (["--num_segments", "7"], "--num_glance_segments 3"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
     ],
 )
@@ -268,10 +259,9 @@ def test_offline_without_weights_is_one_line_that_names_both_places(options, tmp
 
 def test_two_processes_say_a_mistake_once(options):
     done = call_together(main.main, *options, "--resume", "nowhere.pth.tar", check=False)
-    assert done.returncode == 2 and "checkpoint nowhere.pth.tar does not exist" in the_error(done.stderr)
+    assert done.returncode == 2 and "nowhere.pth.tar" in the_error(done.stderr)
     done = call_together(main.main, *options, "--batch_size", "3", check=False)
-    assert done.returncode == 2
-    assert "--batch_size 3 cannot be shared equally by 2 processes" in the_error(done.stderr)
+    assert done.returncode == 2 and "--batch_size 3" in the_error(done.stderr)
 
 
 def test_more_processes_than_gpus_is_an_error(options, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
+from ops.engine import TrainingState
 from ops.optim import build_optimizer, learning_rate, set_learning_rate
 from tests.conftest import SMALL
 
@@ -130,10 +131,8 @@ def test_saved_momenta_and_weights_are_in_the_default_memory_layout(small_model)
     for parameter in trainable:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    content = checkpoint.checkpoint_dict(
-        epoch=0, step=0, losses=None, model=small_model, optimizer=optimizer, best=None,
-        scaler=torch.amp.GradScaler("cpu", enabled=False), options={}, videos=1, random_states=[],
-    )  # fmt: skip
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    content = checkpoint.content_of(TrainingState(small_model, small_model, optimizer, scaler), {}, videos=1)
     saved = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
     assert len(saved) == len(trainable)
     assert all(tensor.is_contiguous() for tensor in [*saved, *content["state_dict"].values()])

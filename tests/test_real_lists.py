@@ -17,6 +17,7 @@ from ops import data_check
 from ops.annotations import read_annotations
 from tests.conftest import SMALL_OPTIONS, call, write_frames
 
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 ACTIVITYNET_CLASSES = "0,Applying sunscreen\n1,Archery\n2,Arm wrestling\n3,Assembling bicycle\n"
 THERE = 40  # frames of a video; lists count up to three more, from another machine's ffmpeg
 
@@ -108,7 +109,7 @@ def test_evaluation_in_batches_of_its_own_with_a_log_of_its_own_and_published_pi
 
 
 def test_ten_thousand_rows_are_checked(tmp_path):
-    """As many as ActivityNet's training list has, each two frames short; the folders are links to one."""
+    """As many as ActivityNet's training list has, each two frames short; of a hundred folders, links to one of them."""
     write_frames(tmp_path / "video", 43, seed=0)
     (tmp_path / "frames").mkdir()
     (tmp_path / "classInd.txt").write_text("".join(f"{n},class {n}\n" for n in range(200)))
@@ -116,9 +117,10 @@ def test_ten_thousand_rows_are_checked(tmp_path):
         open(tmp_path / "actnet_train_split.txt", "w") as train,
         open(tmp_path / "actnet_val_split.txt", "w") as val,
     ):
-        for number in range(10_000):
+        for number in range(100):
             os.symlink(tmp_path / "video", tmp_path / "frames" / f"v_{number:011d}")
-            train.write(f"{number:011d},45," + ",".join([str(number % 200)] * (1 + number % 23)) + "\n")
+        for number in range(10_000):
+            train.write(f"{number % 100:011d},45," + ",".join([str(number % 200)] * (1 + number % 23)) + "\n")
         val.write("00000000000,43,0\n")
     config = get_dataset("actnet", tmp_path)
     annotations = read_annotations(config.train_split, ",", 200)

@@ -39,8 +39,8 @@ def test_two_processes_work_through_their_shares_in_pieces(options, tmp_path):
 @pytest.mark.parametrize("pieces", [3, 4])
 def test_pieces_that_do_not_divide_a_share_are_refused_in_one_line(pieces, options, tmp_path, capsys):
     assert call(main.main, *options, "--batch_size", 2, "--grad_accum", pieces) == 2
-    expected = f"--grad_accum {pieces} does not divide the 2 videos that each of 1 process(es) has of --batch_size 2"
-    assert expected in the_error(capsys.readouterr().err)
+    error = the_error(capsys.readouterr().err)
+    assert f"--grad_accum {pieces}" in error and "--batch_size 2" in error
     assert not list(tmp_path.glob("UniAdaFocus*"))
 
 

@@ -79,7 +79,7 @@ class TrainingOutput:
 
 
 class UniAdaFocus(nn.Module):
-    """The network, with random weights; see the module's docstring and, for the interface, the README.
+    """The network, with random weights; see the module's docstring and docs/PREDICT.md.
 
     num_segments T, num_glance_segments G, num_focus_segments F: frames per video in all, glanced at, looked at closely.
     patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.

@@ -1,8 +1,7 @@
-"""The README's way from a folder of videos to a fine-tuned model and a picture, word for word, on toy videos."""
+"""docs/TRAINING.md's way from a folder of videos to a fine-tuned model and a picture, word for word, on toy videos."""
 
 import csv
 import json
-import re
 import shlex
 
 import cv2
@@ -12,6 +11,8 @@ import torch
 from models.uni_adafocus import UniAdaFocus
 from ops.toy.scene import CLASS_NAMES, draw_video
 from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_script
+from tests.docs import commands as commands_of
+from tests.docs import document, section
 
 PUBLISHED_RUN, SMALL_RUN = "UniAdaFocus_mine_mbv2_segment48_e20", "UniAdaFocus_mine_mbv2_segment6_e1"
 SMALLER = [*SMALL_OPTIONS, "--epochs", "1"]  # options that come last win
@@ -20,10 +21,7 @@ TAKES_SIZES = ("main.py", "test_early_exit_uni_adafocus.py")
 
 @pytest.fixture(scope="module")
 def commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("\n## Fine-tuning on your own videos\n") : text.index("\n## Long runs\n")]
-    (block,) = re.findall(r"^```bash\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
-    return block.replace("\\\n", " ").splitlines()
+    return commands_of(section(document("docs/TRAINING.md"), "Fine-tuning on your own videos"))
 
 
 @pytest.fixture(scope="module")

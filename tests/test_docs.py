@@ -158,8 +158,9 @@ def check(command: str) -> None:
     if program == "make":
         assert all(re.search(rf"^{target}:", document("Makefile"), flags=re.MULTILINE) for target in words)
     elif program == "python" and words[0] == "-m":
-        assert words[1] in OTHERS_MODULES or words[1].startswith("ops.")
-        if words[1].startswith("ops."):
+        ours = words[1].startswith(("ops.", "benchmarks."))
+        assert ours or words[1] in OTHERS_MODULES
+        if ours:
             parse(words[1], words[2:])
     elif program == "python":
         assert words[0].endswith(".py") and (ROOT / words[0]).is_file(), f"{words[0]} is no file"

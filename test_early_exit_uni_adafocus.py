@@ -6,7 +6,7 @@
     python test_early_exit_uni_adafocus.py --dataset toy --resume LOG_DIR/ckpt.best.pth.tar --dynamic 15
 
 The log folder gets early_exit_{confidence,entropy}.csv and .json, early_exit.png and exit_logits.npz. A second call
-with the same checkpoint and options computes only the curves anew. docs/EVALUATION.md has the published command.
+with the same checkpoint and options computes only the curves. docs/EVALUATION.md has the published command.
 """
 
 from collections.abc import Sequence

@@ -275,7 +275,7 @@ class UniAdaFocus(nn.Module):
         ]
 
     def backbones_to_channels_last(self) -> None:
-        """Keep the backbones' weights, in place, in the memory layout that makes their training sooner.
+        """Keep the backbones' weights, in place, in the memory layout in which they train faster.
 
         The numbers stay the same but for rounding. The spatial policy's five-dimensional maps have no such layout.
         """

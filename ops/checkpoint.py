@@ -312,22 +312,22 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def load_for_fine_tuning(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Take the weights that fit and leave the others as they are; returns the names of tensors that start anew.
+    """Take the weights that fit and leave the others as they are; returns the names of those that it leaves.
 
     Heads and policies may differ in size (other classes, other numbers of steps). UserError where the backbones do
     not fit: that is a checkpoint of another model.
     """
     own = model.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    anew = [key for key in own if key not in fitting]
-    backbones = [key for key in anew if key.startswith(("global_CNN.", "local_CNN."))]
+    left = [key for key in own if key not in fitting]
+    backbones = [key for key in left if key.startswith(("global_CNN.", "local_CNN."))]
     if backbones:
         raise UserError(
             f"checkpoint {path} has other backbones than the model (first: {backbones[0]}), "
             "so it cannot be fine-tuned; check --glance_arch"
         )
     model.load_state_dict(fitting, strict=False)
-    return anew
+    return left
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path) -> None:

@@ -134,7 +134,7 @@ def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, flo
 
 
 def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
-    """In every so-manieth epoch from the first (0) on, and in each of the last nine."""
+    """Whether an epoch is evaluated: each multiple of `every`, epoch 0 among them, and each of the last nine."""
     return epoch % every == 0 or epoch >= epochs - LAST_EPOCHS_EVALUATED
 
 

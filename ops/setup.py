@@ -192,8 +192,8 @@ def load_starting_weights(model: UniAdaFocus, options: argparse.Namespace) -> li
     """The weights that training starts from, where it does not resume; returns lines that say where they came from."""
     if options.init_from:
         found = checkpoint.read(Path(options.init_from))
-        anew = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
-        return [f"weights of {found.path}", f"starting anew: {', '.join(anew) or 'nothing'}"]
+        missing = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
+        return [f"weights of {found.path}", f"newly initialised: {', '.join(missing) or 'nothing'}"]
     if options.pretrained == "none":
         return ["random weights"]
     with distributed.main_process_first():  # one process downloads, the others find the file

@@ -65,7 +65,7 @@ def test_the_commands_end_in_a_model_its_thresholds_and_a_picture_of_each_video(
     run = work / "log" / SMALL_RUN
     made = {path.name for path in run.iterdir()}
     assert {"ckpt.best.pth.tar", "per_class.csv", "curves.png", "early_exit_confidence.json", "early_exit.png"} <= made
-    assert "starting anew: " in (run / "log.csv").read_text()
+    assert "newly initialised: " in (run / "log.csv").read_text()
     assert len(json.loads((run / "early_exit_confidence.json").read_text())["points"]) == 19
     assert (work / "predict.py.out").read_text().splitlines()[-1].startswith("6 videos, 0 failed")
     pictures = sorted((work / "pictures").iterdir())

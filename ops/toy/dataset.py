@@ -16,7 +16,7 @@ is there for part of the time, stands in DATA_DIR/truth.json, so that one can se
                     "boxes": {"9": [left, top, right, bottom], ...}}, ...}
 
 in pixels of a frame (right and bottom just outside the badge) and frame numbers from 1. `ops.toy.scene` draws the
-videos. A folder is made once and then reused; `--remake` makes it anew with other settings.
+videos. A folder is made once and then reused; `--remake` makes it again with other settings.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def make_toy_dataset(
 
     settings: None reuses a complete folder whatever its settings, and makes one with the defaults where there is none.
     remake: replace what this program made there before. workers: processes that share the work.
-    A folder left half-made, or that lost a video, is made anew with the settings it had; a failure leaves nothing but
+    A folder left half-made, or that lost a video, is made again with the settings it had; a failure leaves nothing but
     the settings file, which says so. Another process that makes the same folder is waited for.
     Raises UserError where `data_dir` holds something else, or the data set with other settings and not `remake`, or
     where the videos cannot be written.

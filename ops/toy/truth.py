@@ -32,9 +32,9 @@ class ToyTruth:
                 f"cannot read {path}: {error.strerror}; only the toy data set knows what decides"
             ) from error
         except KeyError as error:
-            raise UserError(f"{path} does not know video {error}; make the toy data set anew with --remake") from error
+            raise UserError(f"{path} does not know video {error}; make the toy data set again with --remake") from error
         except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); make the toy data set anew with --remake") from error
+            raise UserError(f"{path} is damaged ({error}); make the toy data set again with --remake") from error
 
     def in_span(self, video: int) -> Tensor:
         """Which of the T segments of a video show a frame between the badge's first and last: bool [T]."""

@@ -52,6 +52,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
-        print("error: the program that read the output has ended; redirect the output to a file to keep it", file=sys.stderr, flush=True)
+        message = "error: the program that read the output has ended; redirect the output to a file to keep it"
+        print(message, file=sys.stderr, flush=True)
         code = EXIT_WITH_FAILURES
     sys.exit(code or EXIT_DONE)

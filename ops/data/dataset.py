@@ -71,7 +71,8 @@ class VideoDataset(Dataset):
         self.annotations = read_annotations(split_file, config.separator, config.num_classes)
         self.left_out = 0  # videos that `leave_out` took away
         # Both are in shared memory, so that the main process and workers that outlive an epoch see each other's writes.
-        self.replaced_frames = torch.zeros(len(self.annotations), dtype=torch.int32).share_memory_()  # [N]
+        # [N], since `reset_replaced`: one for each segment of a clip that shows another frame than it should.
+        self.replaced_frames = torch.zeros(len(self.annotations), dtype=torch.int32).share_memory_()
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -116,13 +117,6 @@ class VideoDataset(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) that items draw their randomness from; reaches running workers."""
         self._epoch.fill_(epoch)
-
-    def replaced_names(self) -> list[str]:
-        """Videos in which frames had to be replaced since `reset_replaced`, in the order of the split file.
-
-        `replaced_frames` [N] holds how many: one for each segment of a clip that shows another frame than it should.
-        """
-        return [self.video_name(index) for index in self.replaced_frames.nonzero().flatten().tolist()]
 
     def reset_replaced(self) -> None:
         """Count replaced frames from zero again."""

@@ -196,10 +196,9 @@ def test_a_bad_frame_is_replaced_by_the_nearest_good_one_and_counted(numbered, d
     for number in (5, 6):
         DAMAGE[damage](frame_path(numbered, "b", number))
     assert shown(data[0][0]) == EVALUATED
-    assert data.replaced_names() == []
+    assert data.replaced_frames.tolist() == [0, 0]
     assert shown(data[1][0]) == [2, 4, 7, 8, 10, 12]
     assert data.replaced_frames.tolist() == [0, 1]
-    assert data.replaced_names() == ["b"]
     data.reset_replaced()
     assert data.replaced_frames.tolist() == [0, 0]
 
@@ -322,7 +321,7 @@ def test_workers_follow_the_epoch_and_report_replaced_frames(config):
             expected = alone[index.item()]
             assert torch.equal(frames[0], expected[0]) and torch.equal(labels[0], expected[1])
             assert frames.is_shared() and frames.permute(0, 1, 3, 4, 2).is_contiguous()
-        assert data.replaced_names() == ["c"]
+        assert data.replaced_frames.nonzero().tolist() == [[2]]
     assert data.replaced_frames.tolist() == [0, 0, 2]
 
 

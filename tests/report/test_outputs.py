@@ -154,7 +154,7 @@ def test_a_set_with_several_labels_has_a_table_of_ap_and_no_confusion_matrix(mak
     events = entries(tmp_path / "log")
     assert events.Tags()["images"] == ["inspection/1"] and events.Images("inspection/1")[0].step == 7
     assert "| AP (%) |" in table_of(events)
-    assert data.replaced_names() == []  # the evaluation counts and says it, not the picture
+    assert data.replaced_frames.tolist() == [0]  # the evaluation counts and says it, not the picture
 
 
 @pytest.mark.parametrize(

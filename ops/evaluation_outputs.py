@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from models.spatial_policy import actions_to_boxes
 from models.uni_adafocus import UniAdaFocus
+from ops import distributed
 from ops.dataset import VideoDataset
 from ops.engine import Evaluated
 from ops.evaluation_report import (
@@ -19,12 +21,15 @@ from ops.evaluation_report import (
     write_per_class,
 )
 from ops.frame_sources import FolderFrames
-from ops.inspection import inspect_videos
+from ops.inference_network import prepare_for_inference
 from ops.inspection_figure import inspection_figure
 from ops.logger import RunLogger
+from ops.session import Run
+from ops.stepwise import inspect_videos
 from ops.training_curves import METRICS_FILE, draw_run
 from ops.transforms import evaluation_frames
 
+COMPARED = 8  # videos whose predictions below float32 are compared with float32's
 PICTURES = 3  # videos shown at every evaluation, always the same
 DOTS_PER_INCH = 110  # of their pictures, which stay in the event file for every evaluation
 THREADS = 4  # that decode their frames
@@ -63,6 +68,27 @@ def show_in_tensorboard(
     logger.text("classes/per_class", per_class_table(results, dataset.config.metric), epoch)
     if has_one_label(labels):
         logger.figure("classes/confusion", confusion_figure(confusion_matrix(evaluated.logits, labels), names), epoch)
+
+
+@distributed.fail_together()
+def report_precision(run: Run, model: UniAdaFocus, dataset: VideoDataset) -> None:
+    """Below float32, say in the log how far a few videos' predictions are from those in float32.
+
+    model: in evaluation mode, not prepared for inference. Raises UserError for a video that cannot be read.
+    """
+    precision = run.options.eval_precision
+    if precision == "float32" or not distributed.is_main_process():
+        return
+    rows = spread_rows(len(dataset), COMPARED)
+    frames = torch.stack([dataset[row][0] for row in rows]).to(run.device)
+    dataset.reset_replaced()  # the evaluation has counted these frames
+    with torch.inference_mode():
+        lower, full = (prepare_for_inference(model, name)(frames).logits.softmax(1) for name in (precision, "float32"))
+    same = int((lower.argmax(1) == full.argmax(1)).sum())
+    run.log.line(
+        f"{precision}: {same} of {len(rows)} videos with the first class of float32, "
+        f"probabilities at most {(lower - full).abs().max():.3f} apart"
+    )
 
 
 def spread_rows(videos: int, number: int) -> list[int]:

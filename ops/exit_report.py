@@ -1,18 +1,13 @@
-"""The curves of an early-exit evaluation: computed from logits, printed, and written to the log folder."""
+"""The curves of an early-exit evaluation, printed and written to the log folder."""
 
 import argparse
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from torch import Tensor
+from collections.abc import Iterator
 
 from models.uni_adafocus import UniAdaFocus
-from ops.exit_curve import CRITERIA, ExitPoint, exit_curve
+from ops.exit_curve import ExitCurves
 from ops.exit_files import curve_file, thresholds_file, write_curve, write_thresholds
 from ops.exit_logits import Weights
-from ops.metrics import METRIC_NAMES, main_metric
+from ops.metrics import METRIC_NAMES
 from ops.session import Run
 from ops.visualize import ExitFigure, draw_early_exit
 
@@ -27,33 +22,6 @@ PUBLISHED_SETTINGS = {
     "glance_arch": "mbv2", "num_segments": 48, "num_glance_segments": 16, "num_focus_segments": 16, "input_size": 224,
     "patch_size": 128, "stn_hidden_dim": 128, "temporal_hidden_dim": 64, "temperature": 1.0, "calibrate_on": "train",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ExitCurves:
-    """The operating points of each criterion, and what they are compared with; metrics in percent."""
-
-    metric: str  # "map" or "accuracy"
-    gflops: list[float]  # [K], of each exit
-    points: dict[str, list[ExitPoint]]  # by criterion
-    fixed: list[float]  # [K], the metric of always stopping at an exit
-
-
-def compute_curves(
-    calibration: Tensor, logits: Tensor, labels: Tensor, gflops: Sequence[float], metric: str, seed: int
-) -> ExitCurves:
-    """Both criteria. calibration [N, K, C], for the thresholds; logits [M, K, C] and labels [M, 3], evaluated."""
-    points = {name: exit_curve(calibration, logits, labels, gflops, name, metric, seed) for name in CRITERIA}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes without a video: said with the curves already
-        fixed = [main_metric(logits[:, number], labels, metric) for number in range(len(gflops))]
-    return ExitCurves(metric, list(gflops), points, fixed)
-
-
-def halves(videos: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two halves of 0..videos-1, drawn at random but always alike: to find thresholds on, and to evaluate."""
-    order = np.random.default_rng(0).permutation(videos)
-    return np.sort(order[: videos // 2]), np.sort(order[videos // 2 :])
 
 
 def published_figures(options: argparse.Namespace, metric: str) -> list[tuple[float, float]]:
@@ -82,16 +50,8 @@ def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -
             figures = {"metric": point.metric, "random_metric": point.random_metric, "gflops": point.gflops}
             logger.scalars(f"early_exit_{criterion}", figures, point.p)
         write_curve(curve_file(folder, criterion), points)
-        write_thresholds(
-            thresholds_file(folder, criterion),
-            points,
-            criterion=criterion,
-            metric=curves.metric,
-            calibrated_on=options.calibrate_on,
-            gflops=curves.gflops,
-            model=model,
-            weights=weights,
-        )
+        path = thresholds_file(folder, criterion)
+        write_thresholds(path, curves, criterion, options.calibrate_on, model, weights)
     published = published_figures(options, curves.metric)
     draw_early_exit(
         folder / PICTURE,

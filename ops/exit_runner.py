@@ -10,19 +10,19 @@ from models.uni_adafocus import UniAdaFocus
 from ops import distributed
 from ops.dynamic_runner import run_for_real
 from ops.errors import EXIT_WITH_FAILURES, UserError
+from ops.evaluation_outputs import report_precision
+from ops.exit_curve import compute_curves
 from ops.exit_logits import Weights, file_hash, kept_or_computed
-from ops.exit_report import compute_curves, halves, report
-from ops.float32 import float32_convolutions
+from ops.exit_report import report
 from ops.flops import cost_table, exit_gflops
-from ops.inference_network import prepare_for_inference
-from ops.precision_comparison import PrecisionComparison
+from ops.inference_network import float32_convolutions, prepare_for_inference
 from ops.predictions import save_predictions
 from ops.runner import leave_early
 from ops.session import Run, start
 from ops.setup import Data, load_data, load_model
 
 
-def run(options: argparse.Namespace) -> int:
+def run_early_exit(options: argparse.Namespace) -> int:
     """Evaluate early exit as the options say. Returns the exit code; wrong input is a UserError."""
     if (left := leave_early(options, split_names(options))) is not None:
         return left
@@ -45,6 +45,12 @@ def split_names(options: argparse.Namespace) -> tuple[str, ...]:
     return ("train", "val") if options.calibrate_on == "train" else ("val",)
 
 
+def halves(videos: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two halves of 0..videos-1, drawn at random but always alike: to find thresholds on, and to evaluate."""
+    order = np.random.default_rng(0).permutation(videos)
+    return np.sort(order[: videos // 2]), np.sort(order[videos // 2 :])
+
+
 def evaluate(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool:
     """Logits, curves, and with `--dynamic` the real thing; False where that does not agree.
 
@@ -55,25 +61,20 @@ def evaluate(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool
     for line in cost_table(gflops):
         run.log.line(line)
     prepared = prepare_for_inference(model, options.eval_precision, options.compile)
-    found = {}
-    for name, split in data.splits.items():
-        comparison = PrecisionComparison(model, options.eval_precision, options.compile, run.device)
-        found[name] = kept_or_computed(run, prepared, split, weights, comparison)
-    rows = np.arange(len(validation))
-    calibration = found.get("train")
+    found = {name: kept_or_computed(run, prepared, split, weights) for name, split in data.splits.items()}
+    report_precision(run, model, validation)
+    rows, thresholds, simulated = np.arange(len(validation)), None, None
     if "train" not in data.splits:
         half, rows = halves(len(validation))
-        calibration = found["val"] and found["val"].rows(half)
-    simulated = found["val"] and found["val"].rows(rows)
-    thresholds = None
     with distributed.fail_together():
         if distributed.is_main_process():
-            labels = validation.labels[torch.from_numpy(rows)]
-            metric = validation.config.metric
-            curves = compute_curves(calibration.logits, simulated.logits, labels, gflops, metric, options.seed)
+            simulated = found["val"][rows]
+            calibration = found["train"] if "train" in found else found["val"][half]
+            labels, metric = validation.labels[torch.from_numpy(rows)], validation.config.metric
+            curves = compute_curves(calibration, simulated, labels, gflops, metric, options.seed)
             report(run, curves, model, weights)
             if options.save_predictions:
-                save_predictions(Path(options.save_predictions), validation, found["val"].logits[:, -1])
+                save_predictions(Path(options.save_predictions), validation, found["val"][:, -1])
             points = {point.p: point.thresholds for point in curves.points[options.criterion]}
             thresholds = {p: points[p] for p in options.dynamic}
     if not options.dynamic:

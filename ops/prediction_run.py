@@ -15,12 +15,12 @@ from ops.exit_files import read_thresholds
 from ops.exit_logits import file_hash
 from ops.failure_list import printable
 from ops.prediction_report import STDOUT, Table, as_csv, as_json, check_writable, deliver, sort_outcomes
-from ops.predictor import Failure, Outcome, Predictor
+from ops.predictor import Failure, Outcome, Predictor, Reading
 from ops.video_paths import FoundVideo, find
 from ops.video_reader import silence_decoders
 
 
-def run(options: argparse.Namespace) -> int:
+def predict(options: argparse.Namespace) -> int:
     """Predict as the options of `predict.py` say. Returns the exit code; wrong input is a UserError."""
     for target in filter(None, (options.json, options.csv)):
         check_writable(target)
@@ -108,9 +108,7 @@ def build_predictor(
         criterion,
         topk=options.topk,
         batch_size=options.batch_size,
-        frame_rate=options.frame_rate,
-        height=options.height,
-        decode=options.decode,
+        reading=Reading(options.frame_rate, options.height, options.decode),
         illustrate=illustrate,
     )
 

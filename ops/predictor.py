@@ -1,4 +1,4 @@
-"""Videos -> what the network says of them, batch by batch, with early exit where there are thresholds.
+"""Videos -> predictions, batch by batch, with early exit where there are thresholds.
 
 predictor = Predictor(model, thresholds, "confidence")
 for outcome in predictor(ops.video_paths.find(["clips"])):
@@ -17,15 +17,15 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops.dataset import BACKENDS
-from ops.dynamic import Answer, EarlyExitInference
+from ops.dynamic import EarlyExitInference, ExitResult
 from ops.errors import UserError
-from ops.float32 import float32_convolutions
 from ops.flops import exit_gflops
 from ops.frame_folders import DEFAULT_HEIGHT
-from ops.inference_network import prepare_for_inference
+from ops.inference_network import float32_convolutions, prepare_for_inference
+from ops.inspection import Inspection, Trace
 from ops.metrics import ArrayLike
-from ops.video_batch import READING_ERRORS, BrokenVideos, VideoBatch, reason
-from ops.video_frames import FrameFolder, Video, VideoFile
+from ops.video_batch import READING_ERRORS, BrokenVideos, SegmentReader, VideoBatch, reason
+from ops.video_frames import FrameFolder, VideoFile
 from ops.video_paths import FoundVideo
 
 
@@ -52,17 +52,30 @@ class Failure:
 
 
 Outcome = Prediction | Failure
-# Draws what was seen: model, batch, paths of its videos, answer -> the files of each video by kind, and what failed.
-Illustrate = Callable[[UniAdaFocus, VideoBatch, Sequence[Path], Answer], list[tuple[dict[str, Path], str]]]
+# Draws what was seen in a video: its path, its frames, what the network saw -> files by kind, and what failed or "".
+Illustrate = Callable[[Path, SegmentReader, Inspection], tuple[dict[str, Path], str]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How frames are read: rate and height as for `ops.video_jpg`, decode as for `VideoDataset`."""
+
+    frame_rate: float | None = None
+    height: int = DEFAULT_HEIGHT
+    decode: str = BACKENDS[0]
 
 
 class Predictor:
     """A network that videos are given to.
 
-    model: in evaluation mode, on its device. thresholds: [F + 1] with their criterion, as `EarlyExitInference` takes
-    them; without them each video gets all F patches. topk: classes to tell of each video, at most all. batch_size:
-    videos at a time. frame_rate, height: of the frames, as for `ops.video_jpg`. decode: as for `VideoDataset`.
-    illustrate: draws what was seen.
+    Args:
+        model: in evaluation mode, on its device.
+        thresholds: [F + 1], as `EarlyExitInference` takes them; without them each video gets all F patches.
+        criterion: of the thresholds.
+        topk: classes of each video in its prediction, at most all.
+        batch_size: videos at a time.
+        reading: how frames are read.
+        illustrate: draws what was seen.
     """
 
     def __init__(
@@ -73,9 +86,7 @@ class Predictor:
         *,
         topk: int = 5,
         batch_size: int = 8,
-        frame_rate: float | None = None,
-        height: int = DEFAULT_HEIGHT,
-        decode: str = BACKENDS[0],
+        reading: Reading = Reading(),
         illustrate: Illustrate | None = None,
     ) -> None:
         self.gflops = exit_gflops(model)
@@ -84,7 +95,7 @@ class Predictor:
             thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
         self.inference = EarlyExitInference(self.model, thresholds, criterion)
         self.topk, self.batch_size = min(topk, model.num_classes), batch_size
-        self.frame_rate, self.height, self.decode, self.illustrate = frame_rate, height, decode, illustrate
+        self.reading, self.illustrate = reading, illustrate
 
     def __call__(self, videos: Sequence[FoundVideo]) -> Iterator[Outcome]:
         """One outcome for each video, as soon as its batch is done; where pictures failed, one more. Raises UserError
@@ -97,71 +108,69 @@ class Predictor:
 
     def _batch(self, found: Sequence[FoundVideo], threads: Executor) -> list[Outcome]:
         started = time.perf_counter()
-        opened = dict(enumerate(threads.map(self._open, found)))
-        outcomes: dict[int, list[Outcome]] = {}
+        readers = list(threads.map(self._open, found))
         try:
-            rows, batch, answer = self._answer(found, opened, threads)
+            rows, result, inspections = self._run(found, readers, threads)
             seconds = (time.perf_counter() - started) / len(found)
-            for row, why in opened.items():
-                outcomes[row] = [Failure(found[row].path, why)] if isinstance(why, str) else []
-            paths, drawn = [found[row].path for row in rows], [({}, "")] * len(rows)
-            if self.illustrate and answer is not None:
-                drawn = self.illustrate(self.model, batch, paths, answer)
-            for place, (files, problem) in enumerate(drawn):
-                prediction = self._prediction(batch, answer, place, paths[place], seconds, files)
-                outcomes[rows[place]] = [prediction, *([Failure(paths[place], problem)] if problem else [])]
+            outcomes: list[list[Outcome]] = [[reader] if isinstance(reader, Failure) else [] for reader in readers]
+            for place, row in enumerate(rows):
+                path, files, problem = found[row].path, {}, ""
+                if self.illustrate:
+                    files, problem = self.illustrate(path, readers[row], inspections[place])
+                probabilities, labels = result.logits[place].softmax(dim=0).topk(self.topk)
+                patches = int(result.patches[place])
+                outcomes[row].append(
+                    Prediction(
+                        path=path,
+                        labels=labels.tolist(),
+                        probabilities=probabilities.tolist(),
+                        patches=patches,
+                        gflops=self.gflops[patches],
+                        seconds=seconds,
+                        replaced=readers[row].video.replaced,
+                        files=files,
+                    )
+                )
+                if problem:
+                    outcomes[row].append(Failure(path, problem))
         except torch.OutOfMemoryError as error:
             raise UserError(f"out of GPU memory with --batch_size {self.batch_size}: lower it") from error
         finally:
-            for video in opened.values():
-                if not isinstance(video, str):
-                    video.close()
-        return [outcome for row in sorted(outcomes) for outcome in outcomes[row]]
+            for reader in readers:
+                if isinstance(reader, SegmentReader):
+                    reader.video.close()
+        return [outcome for of_video in outcomes for outcome in of_video]
 
-    def _answer(
-        self, found: Sequence[FoundVideo], opened: dict[int, Video | str], threads: Executor
-    ) -> tuple[list[int], VideoBatch, Answer | None]:
-        """Run those of the videos that can be read: which they are, as a batch, and its answer, None without any.
+    def _run(
+        self, found: Sequence[FoundVideo], readers: list[SegmentReader | Failure], threads: Executor
+    ) -> tuple[list[int], ExitResult | None, list[Inspection]]:
+        """Run those of the videos that can be read: which they are, what came out, and what was seen, for pictures.
 
-        opened: each video, or why it cannot be read; kept up to date.
+        A damaged file is tried once more, decoded from end to end as extraction does; `readers` is kept up to date.
         """
-        rows = [row for row, video in opened.items() if not isinstance(video, str)]
-        batch = VideoBatch([opened[row] for row in rows], self.model, threads, self.decode)
-        while rows:
+        while rows := [row for row, reader in enumerate(readers) if isinstance(reader, SegmentReader)]:
+            trace = Trace(self.model) if self.illustrate else None
             try:
-                return rows, batch, self.inference(batch)
+                result = self.inference(VideoBatch([readers[row] for row in rows], threads), trace)
             except BrokenVideos as broken:
-                changes = {}
                 for place, why in broken.reasons.items():
                     row = rows[place]
-                    opened[row] = self._second_try(found[row], opened[row], why)
-                    changes[place] = None if isinstance(opened[row], str) else opened[row]
-                batch = batch.with_changes(changes)
-                rows = [row for row in rows if not isinstance(opened[row], str)]
-        return rows, batch, None
+                    video = readers[row].video
+                    video.close()
+                    can_try = isinstance(video, VideoFile) and not video.all_decoded
+                    readers[row] = self._open(found[row], True) if can_try else Failure(found[row].path, why)
+            else:
+                return rows, result, trace.inspections() if trace else []
+        return [], None, []
 
-    def _open(self, found: FoundVideo, decode_all: bool = False) -> Video | str:
-        """The video, or why it cannot be read."""
+    def _open(self, found: FoundVideo, decode_all: bool = False) -> SegmentReader | Failure:
+        how = self.reading
         try:
             if found.template is not None:
-                return FrameFolder(found.path, found.template, self.decode)
-            threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
-            return VideoFile(found.path, self.frame_rate, self.height, threads, decode_all)
+                video = FrameFolder(found.path, found.template, how.decode)
+            else:
+                threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
+                video = VideoFile(found.path, how.frame_rate, how.height, threads, decode_all)
         except READING_ERRORS as error:
-            return reason(error)
-
-    def _second_try(self, found: FoundVideo, video: Video, why: str) -> Video | str:
-        """A damaged file anew, decoded from end to end as extraction does; or why that does not help."""
-        video.close()
-        if isinstance(video, VideoFile) and not video.all_decoded:
-            return self._open(found, decode_all=True)
-        return why
-
-    def _prediction(
-        self, batch: VideoBatch, answer: Answer, place: int, path: Path, seconds: float, files: dict[str, Path]
-    ) -> Prediction:
-        probabilities, labels = answer.logits[place].softmax(dim=0).topk(self.topk)
-        patches, replaced = int(answer.patches[place]), batch.videos[place].replaced
-        return Prediction(
-            path, labels.tolist(), probabilities.tolist(), patches, self.gflops[patches], seconds, replaced, files
-        )
+            return Failure(found.path, reason(error))
+        return SegmentReader(video, self.model, how.decode)

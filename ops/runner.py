@@ -12,13 +12,12 @@ from ops.data_check import check_only
 from ops.dataset import VideoDataset
 from ops.engine import Batch, TrainingState
 from ops.errors import EXIT_DONE, speaks_for_all
-from ops.evaluation_outputs import show_in_tensorboard, write_files
+from ops.evaluation_outputs import report_precision, show_in_tensorboard, write_files
 from ops.inference_network import prepare_for_inference
 from ops.loaders import EvaluationBatches, TrainingBatches, build_loader
 from ops.logger import set_earlier_run_aside
 from ops.loss_history import Averages, LossHistory
 from ops.optim import learning_rate, set_learning_rate
-from ops.precision_comparison import PrecisionComparison
 from ops.predictions import save_predictions
 from ops.replaced_frames import report_replaced
 from ops.session import Run, start
@@ -187,10 +186,9 @@ def evaluate(
     Returns what `engine.evaluate` does. Raises Stopped, on all processes, when a signal comes.
     """
     options = run.options
-    comparison = PrecisionComparison(model, options.eval_precision, options.compile, run.device)
     metrics, evaluated = engine.evaluate(
         model,
-        comparison.watch(evaluation_batches(run, dataset)),
+        evaluation_batches(run, dataset),
         dataset.labels,
         dataset.config.metric,
         video_names=dataset.video_name,
@@ -198,10 +196,9 @@ def evaluate(
         precision=options.eval_precision,
         compiled=options.compile,
     )
-    if summary := comparison.summary(dataset.labels, dataset.config.metric):
-        run.log.line(summary)
     run.log.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
     metrics["replaced_frames"] = report_replaced(dataset, run.log.line, "evaluation")
+    report_precision(run, model, dataset)
     if options.save_predictions:
         with distributed.fail_together():
             if evaluated is not None:

@@ -14,7 +14,7 @@ def test_a_small_benchmark_agrees_with_the_simulation(thin_networks, capsys):
     sizes = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     assert call(main, *sizes, "--videos", 4, "--batch_size", 2, "--rounds", 1, "--p", 10, 19) == 0
     printed = capsys.readouterr().out
-    assert printed.count("4 of 4 videos: the exit and the prediction of the simulation") == 2
+    assert printed.count("4 of 4 videos with the simulation's exit and class") == 2
     assert len(re.findall(r"in turn -?\d+ %, patches at once -?\d+ %, the model as it is -?\d+ %", printed)) == 2
 
 

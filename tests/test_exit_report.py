@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ops.exit_report import compute_curves, curve_table, halves, published_figures
+from ops.exit_curve import compute_curves
+from ops.exit_report import curve_table, published_figures
+from ops.exit_runner import halves
 from ops.flops import cost_table
 from ops.metrics import main_metric
 from opts import add_early_exit_options, build_parser, parse_options

@@ -146,7 +146,7 @@ def speed_table(
     )
 
     def saved(part: float, whole: float) -> str:
-        return f"{100 * (1 - part / whole):.1f} %"
+        return f"{round(100 * (1 - part / whole), 1) + 0.0:.1f} %"  # 0.0 rather than -0.0
 
     costs, full = np.array(gflops), variants[0]
     for variant in variants:

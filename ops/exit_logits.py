@@ -28,7 +28,7 @@ from ops.session import Run
 from ops.whole_file import whole_file
 
 FILE_NAME = "exit_logits.npz"
-# What the answers of a model of given weights depend on, by the names of the options.
+# What the logits of a model of given weights depend on, by the names of the options.
 MODEL_SIZES = (
     "glance_arch", "num_classes", "num_segments", "num_glance_segments", "num_focus_segments", "input_size",
     "patch_size", "temperature",

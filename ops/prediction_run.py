@@ -14,7 +14,7 @@ from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.exit_files import read_thresholds
 from ops.exit_logits import file_hash
 from ops.failure_list import printable
-from ops.prediction_report import STDOUT, Table, as_csv, as_json, check_writable, deliver, sort_outcomes
+from ops.prediction_report import STDOUT, Table, as_csv, as_json, check_writable, deliver
 from ops.predictor import Failure, Outcome, Predictor, Reading
 from ops.video_paths import FoundVideo, find
 from ops.video_reader import silence_decoders
@@ -43,7 +43,7 @@ def predict(options: argparse.Namespace) -> int:
         deliver(as_json(outcomes, class_names), options.json)
     if options.csv is not None:
         deliver(as_csv(outcomes, class_names), options.csv)
-    return EXIT_WITH_FAILURES if sort_outcomes(outcomes)[1] else EXIT_DONE
+    return EXIT_WITH_FAILURES if any(isinstance(outcome, Failure) for outcome in outcomes) else EXIT_DONE
 
 
 def show(predictor: Predictor, videos: Sequence[FoundVideo], table: Table | None) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""ops/exit_report.py: curves with what they are compared with."""
+"""ops/exit_runner.py: curves with what they are compared with."""
 
 import shlex
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ops.exit_curve import compute_curves
-from ops.exit_report import curve_table, published_figures
-from ops.exit_runner import halves
+from ops.exit_runner import curve_table, halves, published_figures
 from ops.flops import cost_table
 from ops.metrics import main_metric
 from opts import add_early_exit_options, build_parser, parse_options

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ops.errors import EXIT_WRONG_INPUT, speaks_for_all
+from ops.errors import EXIT_WRONG_INPUT, is_first_process
 
 # What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
 TOY_DEFAULTS = {
@@ -46,7 +46,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Wrong options are one line and exit code 2, from one process only."""
 
     def error(self, message: str) -> None:
-        if speaks_for_all():
+        if is_first_process():
             print(f"error: {message} (see {self.prog} --help)", file=sys.stderr, flush=True)
         sys.exit(EXIT_WRONG_INPUT)
 

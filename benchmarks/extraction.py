@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.rows import Row
 from ops.errors import UserError, run_entry
-from ops.frame_folders import DEFAULT_TEMPLATE, FrameSettings, FrameTemplate, make_frames
+from ops.frame_folders import FrameSettings, FrameTemplate, make_frames
 from ops.video_reader import read_frames, silence_decoders
 
 HEIGHT, WIDTH = 360, 640  # pixels
@@ -104,7 +104,7 @@ def compare(frames: int, rounds: int, qualities: Sequence[int]) -> Row:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, for ffmpeg too
 
-    base = FrameSettings(FrameTemplate.parse(DEFAULT_TEMPLATE), height=HEIGHT, decoder_threads=1)
+    base = FrameSettings(height=HEIGHT, decoder_threads=1)
     readers = {f"opencv, quality {quality}": replace(base, jpeg_quality=quality) for quality in qualities}
     if shutil.which("ffmpeg"):
         readers[PUBLISHED] = replace(base, backend="ffmpeg")

@@ -101,7 +101,7 @@ def fail_together() -> Iterator[None]:
     if error is None and not any(messages):
         return
     source = next(rank for rank, message in enumerate(messages) if message is not None)
-    raise UserError(messages[source], said_elsewhere=rank() != source) from error
+    raise UserError(messages[source], silent=rank() != source) from error
 
 
 @contextlib.contextmanager
@@ -116,7 +116,7 @@ def main_process_first() -> Iterator[None]:
         return
     message = broadcast_object(None)
     if message is not None:
-        raise UserError(message, said_elsewhere=True)
+        raise UserError(message, silent=True)
     yield
 
 

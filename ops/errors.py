@@ -18,12 +18,12 @@ EXIT_INTERRUPTED = 130
 class UserError(Exception):
     """Wrong use or wrong input: one line that says what is wrong, where, and what to do.
 
-    said_elsewhere: another process of the same run prints the line, so this one keeps quiet.
+    silent: not printed, since another process of the same run prints it.
     """
 
-    def __init__(self, message: str, said_elsewhere: bool = False) -> None:
+    def __init__(self, message: str, silent: bool = False) -> None:
         super().__init__(message)
-        self.said_elsewhere = said_elsewhere
+        self.silent = silent
 
 
 def original_message(error: UserError) -> str:
@@ -34,7 +34,7 @@ def original_message(error: UserError) -> str:
     return lines[-1].partition("UserError: ")[2] or lines[-1]
 
 
-def speaks_for_all() -> bool:
+def is_first_process() -> bool:
     """Whether this is the launcher's first process, the one that says what all of them would say alike."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -45,7 +45,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
-        if not error.said_elsewhere:
+        if not error.silent:
             print(f"error: {original_message(error)}", file=sys.stderr, flush=True)
         code = EXIT_WRONG_INPUT
     except KeyboardInterrupt:

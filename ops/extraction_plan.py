@@ -28,27 +28,29 @@ class PlannedVideo:
     leftovers: tuple[Path, ...] = ()
 
 
-def plan(
-    source: Path,
-    target: Path,
-    template: FrameTemplate,
-    accepted_formats: Sequence[str] = ACCEPTED_FORMATS,
-    begin: int = 0,
-    end: int | None = None,
-    file_list: Path | None = None,
-) -> list[PlannedVideo]:
-    """What there is to do, in sorted order of the names, or in that of `file_list`; nothing is written.
+@dataclass(frozen=True)
+class Selection:
+    """Which videos of a folder: those of some formats, in sorted order, or those that a file lists, in its order."""
 
-    begin, end: numbers of the first and the last video of that list, from 0, both counted in. Raises UserError where
-    `source` or `file_list` cannot be read, or `source` holds no video.
+    accepted_formats: Sequence[str] = ACCEPTED_FORMATS
+    begin: int = 0  # the first of that list, from 0
+    end: int | None = None  # the last, counted in; None for all
+    file_list: Path | None = None
+
+
+def plan(source: Path, target: Path, template: FrameTemplate, selection: Selection = Selection()) -> list[PlannedVideo]:
+    """What there is to do, in the order of the selection; nothing is written.
+
+    Raises UserError where `source` or the list of the selection cannot be read, or `source` holds no video.
     """
-    names = find_videos(source, target, accepted_formats)
+    names = find_videos(source, target, selection.accepted_formats)
     if not names:
-        raise UserError(f"{source}: no video in this folder ({' '.join(accepted_formats)}); see --accepted_formats")
+        formats = " ".join(selection.accepted_formats)
+        raise UserError(f"{source}: no video in this folder ({formats}); see --accepted_formats")
     problems = _find_collisions(names)
-    if file_list is not None:
-        names = _restrict(names, file_list)
-    names = names[begin : None if end is None else end + 1]
+    if selection.file_list is not None:
+        names = _restrict(names, selection.file_list)
+    names = names[selection.begin : None if selection.end is None else selection.end + 1]
     folders = [target / PurePosixPath(name).with_suffix("") for name in names]
     unfinished = find_unfinished(folders)
     planned = []

@@ -4,20 +4,15 @@ Nothing here imports torch, so that the processes start quickly.
 """
 
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
-from tqdm import tqdm
 
 from dataset_config import DatasetConfig
 from ops.annotations import Annotations
 from ops.images import BadFrame, read_array
-from ops.worker_pool import run_jobs
-
-_SECONDS_BETWEEN_LINES = 30.0
+from ops.worker_pool import progress_bar, run_jobs
 
 
 class Video(NamedTuple):
@@ -41,8 +36,9 @@ def find_bad_frames(
         Video(row, config.video_folder(annotations.name(row)), config.template, int(annotations.frames[row]))
         for row in rows
     ]
-    with _Progress(annotations.path.name, sum(video.frames for video in videos)) as progress:
-        results = run_jobs(decode_all, videos, workers, progress.add, _one_thread)
+    frames = sum(video.frames for video in videos)
+    with progress_bar(frames, " frames", annotations.path.name) as bar:
+        results = run_jobs(decode_all, videos, workers, bar.update, _one_thread)
         # The result of a job whose process died is a text alone.
         found = ((video, result if isinstance(result, tuple) else (0, str(result))) for video, result in results)
         return sorted((video.row, missing, damage) for video, (missing, damage) in found if missing or damage)
@@ -71,25 +67,3 @@ def decode_all(video: Video, report: Callable[[int], None]) -> tuple[int, str]:
 
 def _one_thread() -> None:
     cv2.setNumThreads(0)
-
-
-class _Progress:
-    """Says how many of the frames are done: with a bar on a terminal, else in a line now and then."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = name, total, 0
-        self.last_line = time.monotonic()
-        self.bar = tqdm(total=total, desc=name, unit=" frames", leave=False, disable=not sys.stderr.isatty())
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def add(self, frames: int) -> None:
-        self.done += frames
-        self.bar.update(frames)
-        if self.bar.disable and time.monotonic() - self.last_line >= _SECONDS_BETWEEN_LINES:
-            print(f"{self.name}: {self.done} of {self.total} frames decoded", flush=True)
-            self.last_line = time.monotonic()

@@ -26,7 +26,6 @@ from ops.video_reader import VideoError, count_packets, read_facts, read_frames,
 BACKENDS = ("opencv", "ffmpeg")
 DEFAULT_HEIGHT = 360
 DEFAULT_JPEG_QUALITY = 75
-DEFAULT_TEMPLATE = "image_{:05d}.jpg"
 _UNFINISHED = ".unfinished"
 _NUMBER = re.compile(r"%(?:0(\d))?d|\{(?::0(\d)d|:d|)\}")
 
@@ -73,14 +72,26 @@ class FrameTemplate:
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """How frames are made; see the options of `ops.video_jpg`."""
+    """How frames are made; see the options of `ops.video_jpg`. Raises UserError for what makes no sense."""
 
-    template: FrameTemplate
+    template: FrameTemplate = FrameTemplate("image_", 5, ".jpg")
     height: int = DEFAULT_HEIGHT  # pixels
     frame_rate: float | None = None  # per second; None: the file's own
     jpeg_quality: int = DEFAULT_JPEG_QUALITY  # 0..100, for the OpenCV backend
     backend: str = "opencv"
     decoder_threads: int = 0  # 0: chosen by the decoder
+
+    def __post_init__(self) -> None:
+        if self.height < 1:
+            raise UserError(f"height {self.height} is no number of pixels: give 1 or more")
+        if self.frame_rate is not None and not 0 < self.frame_rate < 10_000:
+            raise UserError(f"frame rate {self.frame_rate:g} is no rate: give frames per second, or -1 for the file's")
+        if not 0 <= self.jpeg_quality <= 100:
+            raise UserError(f"JPEG quality {self.jpeg_quality} is outside 0..100")
+        if self.backend not in BACKENDS:
+            raise UserError(f"backend {self.backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
+        if self.backend == "ffmpeg" and not shutil.which("ffmpeg"):
+            raise UserError("no program 'ffmpeg' is found: install it, or leave out --backend ffmpeg to use OpenCV")
 
 
 def is_finished(folder: Path, template: FrameTemplate) -> bool:

@@ -103,4 +103,4 @@ class LossHistory:
             )
         problems = distributed.gather_objects(problem)
         source = min((p[0], rank) for rank, p in enumerate(problems) if p is not None)[1]
-        raise UserError(problems[source][1], said_elsewhere=distributed.rank() != source)
+        raise UserError(problems[source][1], silent=distributed.rank() != source)

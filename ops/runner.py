@@ -11,7 +11,7 @@ from ops.ablation import compare_policies, forward_of_policies
 from ops.data_check import check_only
 from ops.dataset import VideoDataset
 from ops.engine import Batch, TrainingState
-from ops.errors import EXIT_DONE, speaks_for_all
+from ops.errors import EXIT_DONE, is_first_process
 from ops.evaluation_outputs import report_precision, show_in_tensorboard, write_files
 from ops.inference_network import prepare_for_inference
 from ops.loaders import EvaluationBatches, TrainingBatches, build_loader
@@ -52,7 +52,7 @@ def leave_early(options: argparse.Namespace, split_names: tuple[str, ...]) -> in
     if options.summary:
         return print_summary(options)
     if options.check_data:
-        return check_only(options, find_dataset(options), split_names) if speaks_for_all() else EXIT_DONE
+        return check_only(options, find_dataset(options), split_names) if is_first_process() else EXIT_DONE
     return None
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from dataset_config import BUILT_IN, BuiltIn, read_classes
 from models.uni_adafocus import UniAdaFocus
-from ops.errors import EXIT_DONE, UserError, speaks_for_all
+from ops.errors import EXIT_DONE, UserError, is_first_process
 from ops.flops import cost_table, exit_gflops, gflops, part_gflops
 from ops.setup import build_model
 from ops.toy_dataset import ToySettings
@@ -36,7 +36,7 @@ def print_summary(options: argparse.Namespace) -> int:
 
     Raises UserError where neither the data folder nor the dataset's name tells the number of classes.
     """
-    if speaks_for_all():
+    if is_first_process():
         num_classes, source = count_classes(options)
         with torch.device("meta"):
             model = build_model(options, num_classes)

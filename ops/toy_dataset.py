@@ -37,7 +37,7 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
 from dataset_config import BUILT_IN, FRAMES_FOLDER
 from ops.errors import EXIT_DONE, UserError, run_entry
 from ops.extraction import extract_videos
-from ops.frame_folders import prepare_worker
+from ops.frame_folders import FrameSettings, FrameTemplate, prepare_worker
 from ops.toy_scene import CLASS_NAMES, ToyVideo, draw_video
 from ops.worker_pool import run_jobs
 
@@ -135,16 +135,9 @@ def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
             "class": settings.classes[label], "first_frame": first, "last_frame": last, "boxes": boxes[name]
         }  # fmt: skip
         rows[name.partition("_")[0]].append(f"{name},{settings.frames},{label}")
-    template = BUILT_IN["toy"].template
     frames_root = data_dir / FRAMES_FOLDER
-    summary = extract_videos(
-        videos_folder,
-        frames_root,
-        template=template,
-        height=settings.height,
-        jpeg_quality=_JPEG_QUALITY,
-        workers=workers,
-    )
+    how = FrameSettings(FrameTemplate.parse(BUILT_IN["toy"].template), settings.height, jpeg_quality=_JPEG_QUALITY)
+    summary = extract_videos(videos_folder, frames_root, how, workers=workers)
     for name in truth:
         if len(list((frames_root / name).glob("*.jpg"))) != settings.frames:
             reason = dict(summary.failed).get(f"{name}.mp4", f"not {settings.frames} frames")

@@ -35,11 +35,12 @@ from pathlib import Path
 if __name__ == "__main__":  # started by its path: look for modules in the repository, not in ops/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from dataset_config import BUILT_IN, BuiltIn
 from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
-from ops.extraction import Summary, extract_videos, make_settings
-from ops.extraction_plan import ACCEPTED_FORMATS, PlannedVideo, find_videos, plan
+from ops.extraction import Summary, extract_videos
+from ops.extraction_plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
 from ops.failure_list import FAILED_FILE, printable
-from ops.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, DEFAULT_TEMPLATE, FrameTemplate
+from ops.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, FrameSettings, FrameTemplate
 from ops.split_files import LabelledVideo, read_labels, write_split_files
 from ops.video_reader import silence_decoders
 
@@ -99,21 +100,26 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     silence_decoders()
-    template, separator = _dataset_format(args.dataset)
+    dataset_template, separator = _dataset_format(args.dataset)
     if args.jpeg_quality is not None and args.backend == "ffmpeg":
         raise UserError("--jpeg_quality is for --backend opencv; ffmpeg writes its default quality, as published")
-    template = args.prefix or template
     workers = args.num_workers if args.parallel else 1
-    jpeg_quality = DEFAULT_JPEG_QUALITY if args.jpeg_quality is None else args.jpeg_quality
-    frame_rate = None if args.frame_rate == -1 else args.frame_rate
-    settings = make_settings(template, args.height, frame_rate, jpeg_quality, args.backend, workers)
-    selection = (args.accepted_formats, args.begin, args.end, args.file_list)
+    if workers < 1:
+        raise UserError(f"{workers} workers cannot do anything: give 1 or more")
+    settings = FrameSettings(
+        FrameTemplate.parse(args.prefix or dataset_template),
+        args.height,
+        None if args.frame_rate == -1 else args.frame_rate,
+        DEFAULT_JPEG_QUALITY if args.jpeg_quality is None else args.jpeg_quality,
+        args.backend,
+    )
+    selection = Selection(args.accepted_formats, args.begin, args.end, args.file_list)
     labels = None
     if args.write_split is not None:
         videos = find_videos(args.dir_path, args.dst_dir_path, args.accepted_formats)
         labels = read_labels(args.write_split, videos, separator)
     if args.dry_run:
-        _print_plan(plan(args.dir_path, args.dst_dir_path, settings.template, *selection))
+        _print_plan(plan(args.dir_path, args.dst_dir_path, settings.template, selection))
         return EXIT_DONE
 
     summary = Summary()
@@ -122,16 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             extract_videos(
                 args.dir_path,
                 args.dst_dir_path,
-                template=template,
-                height=args.height,
-                frame_rate=frame_rate,
-                jpeg_quality=jpeg_quality,
+                settings,
+                selection,
                 workers=workers,
-                backend=args.backend,
-                accepted_formats=args.accepted_formats,
-                begin=args.begin,
-                end=args.end,
-                file_list=args.file_list,
                 progress=True,
                 summary=summary,
             )
@@ -151,11 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dataset_format(dataset: str | None) -> tuple[str, str]:
     """(frame template, separator between the fields of a split file)."""
-    if dataset is None:
-        return DEFAULT_TEMPLATE, ","
-    from dataset_config import BUILT_IN
-
-    return BUILT_IN[dataset].template, BUILT_IN[dataset].separator
+    known = BUILT_IN[dataset] if dataset else BuiltIn()
+    return known.template, known.separator
 
 
 def _print_plan(planned: Sequence[PlannedVideo]) -> None:

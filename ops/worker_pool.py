@@ -15,12 +15,23 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from tqdm import tqdm
+
 _PROGRESS_SECONDS = 0.2  # between two messages about the same job
 _FAREWELL_SECONDS = 10.0  # that a process gets to tidy up before it is killed
 
 
 class WorkerDied(str):
     """The result of a job whose process ended in the middle of it; says how."""
+
+
+def progress_bar(total: int, unit: str, description: str = "", shown: bool = True) -> tqdm:
+    """A bar on standard error; where that is no terminal, a line now and then."""
+    on_terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total, unit=unit, desc=description or None, disable=not (shown and total), leave=False,
+        mininterval=0.5 if on_terminal else 30.0, delay=0 if on_terminal else 30.0, dynamic_ncols=on_terminal,
+    )  # fmt: skip
 
 
 def run_jobs(

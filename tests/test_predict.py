@@ -20,6 +20,7 @@ from ops.exit_files import write_thresholds
 from ops.exit_logits import Weights, file_hash
 from ops.extraction import extract_videos
 from ops.flops import exit_gflops
+from ops.frame_folders import FrameSettings
 from ops.prediction_run import find_device
 from ops.video_batch import SegmentReader, VideoBatch
 from ops.video_frames import VideoFile
@@ -142,7 +143,7 @@ def test_standard_output_is_pure_where_a_program_reads_it(capsysbinary):
 
 
 def test_videos_get_what_their_frames_get(told, capsysbinary, tmp_path):
-    extract_videos(Path("videos"), tmp_path / "frames", jpeg_quality=100)
+    extract_videos(Path("videos"), tmp_path / "frames", FrameSettings(jpeg_quality=100))
     of_frames = predicted(capsysbinary, tmp_path / "frames", "--resume", "ours.pth.tar")
     for video, frames in zip(told.objects, of_frames, strict=True):
         assert Path(frames["video"]).name == Path(video["video"]).stem

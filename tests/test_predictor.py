@@ -15,6 +15,7 @@ from ops import predictor, video_frames
 from ops.exit_curve import criterion_values, exit_decisions
 from ops.extraction import extract_videos
 from ops.flops import exit_gflops
+from ops.frame_folders import FrameSettings
 from ops.inference_network import prepare_for_inference
 from ops.predictor import Failure, Prediction, Predictor
 from ops.video_batch import SegmentReader, VideoBatch
@@ -150,7 +151,7 @@ def test_a_batch_of_which_nothing_can_be_read_is_no_problem(model, tmp_path):
 
 def test_replaced_frames_of_a_folder_are_counted(model, videos, tmp_path):
     shutil.copy(videos[0].path, tmp_path / "a.mp4")
-    extract_videos(tmp_path, tmp_path / "frames", height=80)
+    extract_videos(tmp_path, tmp_path / "frames", FrameSettings(height=80))
     for number in range(1, 8):
         (tmp_path / "frames" / "a" / f"image_{number:05d}.jpg").write_bytes(b"")
     (outcome,) = Predictor(model)([FoundVideo(tmp_path / "frames" / "a", "image_{:05d}.jpg")])

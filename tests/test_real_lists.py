@@ -17,6 +17,7 @@ from ops import data_check
 from ops.annotations import read_annotations
 from tests.conftest import SMALL_OPTIONS, call, write_frames
 
+pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 ACTIVITYNET_CLASSES = "0,Applying sunscreen\n1,Archery\n2,Arm wrestling\n3,Assembling bicycle\n"
 THERE = 40  # frames of a video; lists count up to three more, from another machine's ffmpeg
 

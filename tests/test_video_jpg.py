@@ -12,8 +12,8 @@ import pytest
 
 from ops.errors import UserError
 from ops.extraction_plan import plan
-from ops.frame_folders import FrameTemplate, _unfinished_mark, ffmpeg_command, scaled_size
-from ops.video_jpg import extract_videos, main, make_settings
+from ops.frame_folders import FrameSettings, FrameTemplate, _unfinished_mark, ffmpeg_command, scaled_size
+from ops.video_jpg import extract_videos, main
 from tests.conftest import ROOT, call, run_script, the_error
 from tests.videos import frame_number, make_video
 
@@ -378,11 +378,11 @@ def test_frames_inside_the_folder_of_videos_are_not_searched(tmp_path):
 
 
 def test_ffmpeg_is_asked_as_published(tmp_path):
-    settings = make_settings("img_%05d.jpg", 360, None, 75, "opencv", 1)
+    settings = FrameSettings(FrameTemplate.parse("img_%05d.jpg"))
     command = ffmpeg_command(tmp_path / "-i $(x).mp4", settings)
     source = f"file:{tmp_path / '-i $(x).mp4'}"
     assert command[0] == "ffmpeg" and command[-5:] == ["-i", source, "-vf", "scale=-1:360", "./img_%05d.jpg"]
-    settings = make_settings("image_{:05d}.jpg", 360, 1, 75, "opencv", 1)
+    settings = FrameSettings(frame_rate=1)
     assert ffmpeg_command(tmp_path / "a.mp4", settings)[-3:] == ["-r", "1", "./image_%05d.jpg"]
 
 
@@ -404,7 +404,7 @@ def test_both_backends_make_the_same_frames(tmp_path):
     (source / "cut.avi").write_bytes(cut[: len(cut) // 2])
     targets = [tmp_path / backend for backend in ("opencv", "ffmpeg")]
     for target in targets:
-        summary = extract_videos(source, target, backend=target.name)
+        summary = extract_videos(source, target, FrameSettings(backend=target.name))
         assert sorted(name for name, _ in summary.failed) == ["cut.avi", "empty.mp4", "text.mp4"]
     assert tree(targets[0]) == tree(targets[1]) == {"a %03d;$(touch pwned)": 30, "-b\n": 20}
     for name, count in tree(targets[0]).items():

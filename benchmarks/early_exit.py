@@ -4,15 +4,15 @@
     python benchmarks/early_exit.py --batch_size 32 --videos 32
     python benchmarks/early_exit.py --device cuda --videos 64
 
-A model with random weights answers random clips. Thresholds are such that as many videos leave at each exit as
-operating point P of the curve wants: a share proportional to (P / 20)^k. These take turns on every batch:
+A model with random weights runs on random clips. Thresholds are such that as many videos leave at each exit as
+operating point P of the curve wants: a share proportional to (P / 20)^k. On every batch these run in turn:
 
     the model as it is, whole
     the prepared networks without exits, all patches at once, one prediction
-    the same, patch after patch, with a check after each that nobody passes
+    the same, patch after patch, with a check after each that no video passes
     inference with exits, patch after patch
 
-Of each batch the quickest of the rounds counts, which is the one that others on the machine disturbed least. Printed is
+Of each batch the fastest round counts, which is the one that others on the machine disturbed least. Printed is
 the time saved over what the GFLOPs promise, 100 % being all of it: beside the same schedule without exits, which is
 what leaving is worth, and beside the two that need no schedule, since many patches at once take less time than as many
 single ones. The results are compared with the simulation's.
@@ -101,7 +101,7 @@ def videos_per_exit(videos: int, exits: int, p: int) -> list[int]:
 def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     """Thresholds, all finite, with which counts[k] of the videos, whose values are [N, K], leave at exit k.
 
-    Halfway between two videos' values, so that rounding moves nobody.
+    Halfway between two videos' values, so that rounding moves no video.
     """
     still_there = np.arange(len(values))
     thresholds = []
@@ -113,10 +113,10 @@ def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.array([*thresholds, -np.inf], dtype=np.float32)
 
 
-def quickest_rounds(
+def fastest_rounds(
     ways: Sequence[Callable[[Tensor], object]], batches: Sequence[Tensor], rounds: int
 ) -> tuple[np.ndarray, list[list[object]]]:
-    """Seconds of each way, the sum of each batch's quickest round, and what each way gave for each batch."""
+    """Seconds of each way, the sum of each batch's fastest round, and what each way gave for each batch."""
     seconds = np.empty((rounds, len(batches), len(ways)))
     results: list[list[object]] = [[None] * len(batches) for _ in ways]
     for way in ways:
@@ -165,7 +165,7 @@ def compare(arguments: argparse.Namespace) -> tuple[bool, list[Row]]:
         thresholds = [np.full(exits, np.inf), np.full(exits, unreachable)]
         thresholds += [thresholds_for(values, videos_per_exit(arguments.videos, exits, p)) for p in arguments.p]
         engines = [EarlyExitInference(model, row, CRITERION, arguments.focus_chunk) for row in thresholds]
-        seconds, results = quickest_rounds(
+        seconds, results = fastest_rounds(
             [lambda batch: plain(batch).logits.cpu(), *engines], batches, arguments.rounds
         )
 

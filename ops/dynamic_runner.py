@@ -1,4 +1,4 @@
-"""Runs a split for real at operating points of the early-exit curve, beside the same without exits.
+"""Runs a split with early exit at operating points of the curve, beside the same without exits.
 
 On every batch all variants run, in changing order, so that what else the machine does slows all of them. A time runs
 from the first frame read to the last result of a batch, decoding included.

@@ -14,8 +14,9 @@ from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.exit_files import read_thresholds
 from ops.exit_logits import file_hash
 from ops.failure_list import printable
+from ops.frame_folders import FrameSettings
 from ops.prediction_report import STDOUT, Table, as_csv, as_json, check_writable, deliver
-from ops.predictor import Failure, Outcome, Predictor, Reading
+from ops.predictor import Failure, Outcome, Predictor
 from ops.video_paths import FoundVideo, find
 from ops.video_reader import silence_decoders
 
@@ -47,7 +48,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def show(predictor: Predictor, videos: Sequence[FoundVideo], table: Table | None) -> Iterator[Outcome]:
-    """Predict, and say what comes out: predictions as rows of the table, failures and warnings on standard error."""
+    """Predict, and print predictions as rows of the table, failures and warnings on standard error."""
     for outcome in predictor(videos):
         name = printable(str(outcome.path))
         if isinstance(outcome, Failure):
@@ -62,7 +63,7 @@ def show(predictor: Predictor, videos: Sequence[FoundVideo], table: Table | None
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of the option, by default the first GPU where there is one. Raises UserError where it is not there."""
+    """The device of the option, by default the first GPU where there is one. Raises UserError where it is absent."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -91,7 +92,7 @@ def read_class_names(options: argparse.Namespace, model: UniAdaFocus) -> tuple[s
 def build_predictor(
     options: argparse.Namespace, model: UniAdaFocus, class_names: Sequence[str], videos: Sequence[FoundVideo]
 ) -> Predictor:
-    """The predictor of the options, with thresholds and pictures where they are asked for."""
+    """The predictor of the options, with early exit and pictures where they are asked for."""
     thresholds, criterion = None, "confidence"
     if options.thresholds is not None:
         checkpoint_hash = file_hash(options.resume)
@@ -108,13 +109,14 @@ def build_predictor(
         criterion,
         topk=options.topk,
         batch_size=options.batch_size,
-        reading=Reading(options.frame_rate, options.height, options.decode),
+        settings=FrameSettings(height=options.height, frame_rate=options.frame_rate),
+        decode=options.decode,
         illustrate=illustrate,
     )
 
 
 def description(options: argparse.Namespace, model: UniAdaFocus, device: torch.device) -> str:
-    """One line on what runs."""
+    """One line on the checkpoint, early exit and the device."""
     leaving = f"all {model.num_focus_segments} patches of each video"
     if options.thresholds is not None:
         leaving = f"early exit at operating point {options.operating_point} of {printable(str(options.thresholds))}"

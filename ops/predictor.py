@@ -20,7 +20,7 @@ from ops.dataset import BACKENDS
 from ops.dynamic import EarlyExitInference, ExitResult
 from ops.errors import UserError
 from ops.flops import exit_gflops
-from ops.frame_folders import DEFAULT_HEIGHT
+from ops.frame_folders import FrameSettings
 from ops.inference_network import float32_convolutions, prepare_for_inference
 from ops.inspection import Inspection, Trace
 from ops.metrics import ArrayLike
@@ -31,7 +31,7 @@ from ops.video_paths import FoundVideo
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one video got."""
+    """The prediction for one video."""
 
     path: Path
     labels: list[int]  # the likeliest classes, the likeliest first
@@ -56,17 +56,8 @@ Outcome = Prediction | Failure
 Illustrate = Callable[[Path, SegmentReader, Inspection], tuple[dict[str, Path], str]]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How frames are read: rate and height as for `ops.video_jpg`, decode as for `VideoDataset`."""
-
-    frame_rate: float | None = None
-    height: int = DEFAULT_HEIGHT
-    decode: str = BACKENDS[0]
-
-
 class Predictor:
-    """A network that videos are given to.
+    """Predicts the classes of videos with one network.
 
     Args:
         model: in evaluation mode, on its device.
@@ -74,7 +65,8 @@ class Predictor:
         criterion: of the thresholds.
         topk: classes of each video in its prediction, at most all.
         batch_size: videos at a time.
-        reading: how frames are read.
+        settings: height and frame rate of the frames, as for `ops.video_jpg`.
+        decode: as for `VideoDataset`.
         illustrate: draws what was seen.
     """
 
@@ -86,7 +78,8 @@ class Predictor:
         *,
         topk: int = 5,
         batch_size: int = 8,
-        reading: Reading = Reading(),
+        settings: FrameSettings = FrameSettings(),
+        decode: str = BACKENDS[0],
         illustrate: Illustrate | None = None,
     ) -> None:
         self.gflops = exit_gflops(model)
@@ -95,7 +88,7 @@ class Predictor:
             thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
         self.inference = EarlyExitInference(self.model, thresholds, criterion)
         self.topk, self.batch_size = min(topk, model.num_classes), batch_size
-        self.reading, self.illustrate = reading, illustrate
+        self.settings, self.decode, self.illustrate = settings, decode, illustrate
 
     def __call__(self, videos: Sequence[FoundVideo]) -> Iterator[Outcome]:
         """One outcome for each video, as soon as its batch is done; where pictures failed, one more. Raises UserError
@@ -107,6 +100,7 @@ class Predictor:
                 yield from outcomes
 
     def _batch(self, found: Sequence[FoundVideo], threads: Executor) -> list[Outcome]:
+        """The outcomes of one batch, in the order of the videos."""
         started = time.perf_counter()
         readers = list(threads.map(self._open, found))
         try:
@@ -144,7 +138,7 @@ class Predictor:
     def _run(
         self, found: Sequence[FoundVideo], readers: list[SegmentReader | Failure], threads: Executor
     ) -> tuple[list[int], ExitResult | None, list[Inspection]]:
-        """Run those of the videos that can be read: which they are, what came out, and what was seen, for pictures.
+        """Run the videos that can be read: their rows, the result, and for pictures what the network saw.
 
         A damaged file is tried once more, decoded from end to end as extraction does; `readers` is kept up to date.
         """
@@ -164,13 +158,12 @@ class Predictor:
         return [], None, []
 
     def _open(self, found: FoundVideo, decode_all: bool = False) -> SegmentReader | Failure:
-        how = self.reading
         try:
             if found.template is not None:
-                video = FrameFolder(found.path, found.template, how.decode)
+                video = FrameFolder(found.path, found.template, self.decode)
             else:
                 threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
-                video = VideoFile(found.path, how.frame_rate, how.height, threads, decode_all)
+                video = VideoFile(found.path, self.settings.frame_rate, self.settings.height, threads, decode_all)
         except READING_ERRORS as error:
             return Failure(found.path, reason(error))
-        return SegmentReader(video, self.model, how.decode)
+        return SegmentReader(video, self.model, self.decode)

@@ -27,7 +27,7 @@ from ops.stepwise import stepwise
 
 @dataclass(frozen=True)
 class ExitResult:
-    """What came out for a batch of B videos, on the CPU."""
+    """Predictions and exits of a batch of B videos, on the CPU."""
 
     logits: Tensor  # float32 [B, C], where the video left
     exits: Tensor  # int64 [B], 0 after the glance .. F after the last patch

@@ -38,7 +38,7 @@ THREADS = 4  # that decode their frames
 def show_in_tensorboard(
     logger: RunLogger, model: UniAdaFocus, dataset: VideoDataset, evaluated: Evaluated, epoch: int
 ) -> None:
-    """Add to TensorBoard, on the main process, what the policies choose and what comes of it.
+    """Add to TensorBoard, on the main process, the choices of the policies and the results of each class.
 
     inspection/*: a few videos, evenly spread over the split. patches/*: histograms over all videos and glance frames of
     the patches' centres and sides, in pixels of the frame; frames/weight: of the frame weights. classes/per_class: a
@@ -72,7 +72,7 @@ def show_in_tensorboard(
 
 @distributed.fail_together()
 def report_precision(run: Run, model: UniAdaFocus, dataset: VideoDataset) -> None:
-    """Below float32, say in the log how far a few videos' predictions are from those in float32.
+    """With an `--eval_precision` below float32, log how far the predictions of a few videos are from those in float32.
 
     model: in evaluation mode, not prepared for inference. Raises UserError for a video that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What the network saw in a video, and what it made of it: the content of every picture."""
+"""What the network saw in a video and predicted from it: the content of every picture."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Inspection:
 
 
 class Trace:
-    """Keeps what the videos of a batch show on their way through `ops.stepwise`, for pictures."""
+    """Collects what the network sees of the videos of a batch in `ops.stepwise`, for pictures."""
 
     def __init__(self, model: UniAdaFocus) -> None:
         self.model = model
@@ -65,7 +65,7 @@ class Trace:
         self.looked_at[rows] = stop
 
     def inspections(self) -> list[Inspection]:
-        """What each video has shown so far. Raises UserError where logits are not finite."""
+        """What was seen of each video so far. Raises UserError where logits are not finite."""
         boxes = torch.cat(actions_to_boxes(self.decision.focus_actions, self.model.input_size), dim=-1)
         weights, actions, boxes = (
             part.float().cpu().numpy() for part in (self.decision.frame_weights, self.decision.glance_actions, boxes)

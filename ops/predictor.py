@@ -9,22 +9,24 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
 from ops.dataset import BACKENDS
-from ops.dynamic import EarlyExitInference, ExitResult
+from ops.dynamic import EarlyExitInference
 from ops.errors import UserError
 from ops.flops import exit_gflops
 from ops.frame_folders import FrameSettings
 from ops.inference_network import float32_convolutions, prepare_for_inference
 from ops.inspection import Inspection, Trace
 from ops.metrics import ArrayLike
-from ops.video_batch import READING_ERRORS, BrokenVideos, SegmentReader, VideoBatch, reason
+from ops.video_batch import READING_ERRORS, SegmentReader, VideoBatch, reason
 from ops.video_frames import FrameFolder, VideoFile
 from ops.video_paths import FoundVideo
 
@@ -99,63 +101,45 @@ class Predictor:
                     outcomes = self._batch(videos[first : first + self.batch_size], threads)
                 yield from outcomes
 
-    def _batch(self, found: Sequence[FoundVideo], threads: Executor) -> list[Outcome]:
-        """The outcomes of one batch, in the order of the videos."""
+    def _batch(self, found: Sequence[FoundVideo], threads: Executor, decode_all: bool = False) -> list[Outcome]:
+        """The outcomes of one batch, in the order of the videos. A damaged file is tried once more by itself, with
+        decode_all: decoded from end to end, as extraction does."""
         started = time.perf_counter()
-        readers = list(threads.map(self._open, found))
+        readers = list(threads.map(partial(self._open, decode_all=decode_all), found))
+        batch = VideoBatch([reader for reader in readers if isinstance(reader, SegmentReader)], threads)
+        trace = Trace(self.model) if self.illustrate else None
+        outcomes: list[Outcome] = []
         try:
-            rows, result, inspections = self._run(found, readers, threads)
+            result = self.inference(batch, trace) if len(batch) else None
             seconds = (time.perf_counter() - started) / len(found)
-            outcomes: list[list[Outcome]] = [[reader] if isinstance(reader, Failure) else [] for reader in readers]
-            for place, row in enumerate(rows):
-                path, files, problem = found[row].path, {}, ""
-                if self.illustrate:
-                    files, problem = self.illustrate(path, readers[row], inspections[place])
-                probabilities, labels = result.logits[place].softmax(dim=0).topk(self.topk)
-                patches = int(result.patches[place])
-                outcomes[row].append(
-                    Prediction(
-                        path=path,
-                        labels=labels.tolist(),
-                        probabilities=probabilities.tolist(),
-                        patches=patches,
-                        gflops=self.gflops[patches],
-                        seconds=seconds,
-                        replaced=readers[row].video.replaced,
-                        files=files,
-                    )
-                )
+            inspections = trace.inspections() if trace and len(batch) else [None] * len(batch)
+            places = iter(range(len(batch)))
+            for video, reader in zip(found, readers, strict=True):
+                if isinstance(reader, Failure):
+                    outcomes.append(reader)
+                    continue
+                place = next(places)
+                if place in batch.broken:
+                    can_try = isinstance(reader.video, VideoFile) and not reader.video.all_decoded
+                    failed = Failure(video.path, batch.broken[place])
+                    outcomes += self._batch([video], threads, decode_all=True) if can_try else [failed]
+                    continue
+                prediction = self._prediction(video.path, result.logits[place], int(result.patches[place]), seconds)
+                files, problem = self.illustrate(video.path, reader, inspections[place]) if trace else ({}, "")
+                outcomes.append(replace(prediction, replaced=reader.video.replaced, files=files))
                 if problem:
-                    outcomes[row].append(Failure(path, problem))
+                    outcomes.append(Failure(video.path, problem))
         except torch.OutOfMemoryError as error:
             raise UserError(f"out of GPU memory with --batch_size {self.batch_size}: lower it") from error
         finally:
-            for reader in readers:
-                if isinstance(reader, SegmentReader):
-                    reader.video.close()
-        return [outcome for of_video in outcomes for outcome in of_video]
+            for reader in batch.readers:
+                reader.video.close()
+        return outcomes
 
-    def _run(
-        self, found: Sequence[FoundVideo], readers: list[SegmentReader | Failure], threads: Executor
-    ) -> tuple[list[int], ExitResult | None, list[Inspection]]:
-        """Run the videos that can be read: their rows, the result, and for pictures what the network saw.
-
-        A damaged file is tried once more, decoded from end to end as extraction does; `readers` is kept up to date.
-        """
-        while rows := [row for row, reader in enumerate(readers) if isinstance(reader, SegmentReader)]:
-            trace = Trace(self.model) if self.illustrate else None
-            try:
-                result = self.inference(VideoBatch([readers[row] for row in rows], threads), trace)
-            except BrokenVideos as broken:
-                for place, why in broken.reasons.items():
-                    row = rows[place]
-                    video = readers[row].video
-                    video.close()
-                    can_try = isinstance(video, VideoFile) and not video.all_decoded
-                    readers[row] = self._open(found[row], True) if can_try else Failure(found[row].path, why)
-            else:
-                return rows, result, trace.inspections() if trace else []
-        return [], None, []
+    def _prediction(self, path: Path, logits: Tensor, patches: int, seconds: float) -> Prediction:
+        """Of one video, from its logits [C]."""
+        probabilities, labels = logits.softmax(dim=0).topk(self.topk)
+        return Prediction(path, labels.tolist(), probabilities.tolist(), patches, self.gflops[patches], seconds)
 
     def _open(self, found: FoundVideo, decode_all: bool = False) -> SegmentReader | Failure:
         try:

@@ -23,14 +23,6 @@ from ops.video_reader import VideoError
 READING_ERRORS = (VideoError, OSError, cv2.error)
 
 
-class BrokenVideos(Exception):
-    """Videos of a batch that cannot be read, by their number in it, each with the reason."""
-
-    def __init__(self, reasons: dict[int, str]) -> None:
-        super().__init__(reasons)
-        self.reasons = reasons
-
-
 class SegmentReader:
     """One video with evaluation's segments and preprocessing for the model; no frame is decoded twice.
 
@@ -39,7 +31,7 @@ class SegmentReader:
     """
 
     def __init__(self, video: Video, model: UniAdaFocus, decode: str = BACKENDS[0]) -> None:
-        self.video, self._size, self._decode = video, model.input_size, decode
+        self.video, self.size, self._decode = video, model.input_size, decode
         self.numbers = transforms.evaluation_frames(num_frames=len(video), num_segments=model.num_segments)
         self._kept: dict[int, Tensor] = {}  # by segment
 
@@ -48,38 +40,43 @@ class SegmentReader:
         missing = sorted(set(segments) - self._kept.keys())
         if missing:
             frames = self.video.read(self.numbers[missing].tolist())
-            view_of = partial(transforms.evaluation_view, input_size=self._size)
+            view_of = partial(transforms.evaluation_view, input_size=self.size)
             if self._decode == "pillow":
-                clip = transforms.pillow_clip(map(Image.fromarray, frames), input_size=self._size, view_of=view_of)
+                clip = transforms.pillow_clip(map(Image.fromarray, frames), input_size=self.size, view_of=view_of)
             else:
-                clip = transforms.fast_clip(frames, num_frames=len(missing), input_size=self._size, view_of=view_of)
+                clip = transforms.fast_clip(frames, num_frames=len(missing), input_size=self.size, view_of=view_of)
             self._kept.update(zip(missing, clip, strict=True))
         return [self._kept[segment] for segment in segments]
 
 
 class VideoBatch:
-    """Videos as a `FrameSource`."""
+    """Videos as a `FrameSource`.
+
+    `broken`: the reason why a video cannot be read, by its number in the batch. The network gets black frames in its
+    place, so that the rest of the batch goes on.
+    """
 
     def __init__(self, readers: Sequence[SegmentReader], threads: Executor) -> None:
-        self._readers, self._threads = readers, threads
+        self.readers, self._threads = readers, threads
+        self.broken: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self.readers)
 
     def fetch(self, videos: Tensor, segments: Tensor) -> Tensor:
-        """See `FrameSource`. Raises BrokenVideos; the readers of the others keep what they have read."""
-
-        def read(video: int, row: list[int]) -> list[Tensor] | str:
-            try:
-                return self._readers[video].read(row)
-            except READING_ERRORS as error:
-                return reason(error)
-
-        found = list(self._threads.map(read, videos.tolist(), segments.tolist()))
-        if broken := {video: why for video, why in zip(videos.tolist(), found, strict=True) if isinstance(why, str)}:
-            raise BrokenVideos(broken)
-        frames = [frame.permute(1, 2, 0) for row in found for frame in row]
+        """See `FrameSource`."""
+        found = self._threads.map(self._read, videos.tolist(), segments.tolist())
+        frames = [frame.permute(1, 2, 0) for of_video in found for frame in of_video]
         return torch.stack(frames).permute(0, 3, 1, 2)  # channels last in memory
+
+    def _read(self, video: int, segments: list[int]) -> list[Tensor]:
+        reader = self.readers[video]
+        if video not in self.broken:
+            try:
+                return reader.read(segments)
+            except READING_ERRORS as error:
+                self.broken[video] = reason(error)
+        return [torch.zeros(3, reader.size, reader.size, dtype=torch.uint8)] * len(segments)
 
 
 def reason(error: Exception) -> str:

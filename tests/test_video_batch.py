@@ -10,7 +10,7 @@ from dataset_config import get_dataset
 from ops.dataset import VideoDataset
 from ops.extraction import extract_videos
 from ops.frame_folders import FrameSettings
-from ops.video_batch import BrokenVideos, SegmentReader, VideoBatch, reason
+from ops.video_batch import SegmentReader, VideoBatch, reason
 from ops.video_frames import FrameFolder, VideoFile
 from ops.video_reader import VideoError
 from tests.videos import make_colourful_video
@@ -87,18 +87,14 @@ class Broken:
         pass
 
 
-def test_broken_videos_are_named_and_the_rest_of_the_batch_keeps_its_frames(tmp_path, threads):
+def test_broken_videos_are_named_and_black_and_the_rest_of_the_batch_goes_on(tmp_path, threads):
     good = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed)) for seed in range(2)]
-    readers = [SegmentReader(video, MODEL) for video in (good[0], Broken(), Broken(), good[1])]
-    with pytest.raises(BrokenVideos) as broken:
-        VideoBatch(readers, threads).fetch(torch.arange(4), ALL.expand(4, -1))
-    assert broken.value.reasons == {1: "torn", 2: "torn"}
-
-    another = VideoFile(make_colourful_video(tmp_path / "2.mp4", 2))
-    rest = VideoBatch([readers[0], SegmentReader(another, MODEL), readers[3]], threads)
-    for video in good:
-        video.read = lambda numbers: pytest.fail("read again") if numbers else iter(())
-    assert rest.fetch(torch.arange(3), ALL.expand(3, -1)).shape == (18, 3, 64, 64)
+    batch = batch_of([good[0], Broken(), Broken(), good[1]], threads)
+    frames = batch.fetch(torch.arange(4), ALL.expand(4, -1)).unflatten(0, (4, -1))
+    assert batch.broken == {1: "torn", 2: "torn"}
+    assert frames[1:3].max() == 0
+    for video, found in zip(good, frames[[0, 3]], strict=True):
+        assert torch.equal(found, clip(video, threads))
 
 
 def test_reasons_are_a_few_words():

@@ -67,15 +67,11 @@ def run_for_real(
     the videos, and of 5 % in half precision; where more differ, something is wrong.
     """
     options, gflops = run.options, exit_gflops(model)
-    never, unreachable = (np.full(len(gflops), limit, np.float32) for limit in (np.inf, np.finfo(np.float32).max))
-    variants = [
-        Variant(name, model, row, options)
-        for name, row in [("without exits", never), *((f"p = {p}", row) for p, row in thresholds.items())]
-    ]
-    warm_up = [variants[0], Variant("all checks", model, unreachable, options)]
+    variants = [Variant("without exits", model, np.full(len(gflops), np.inf, np.float32), options)]
+    variants += [Variant(f"p = {p}", model, row, options) for p, row in thresholds.items()]
     batches = EvaluationBatches(len(rows), options.dynamic_batch_size, distributed.rank(), distributed.world_size())
     with ThreadPoolExecutor(max(1, options.workers)) as threads:
-        for variant in warm_up:  # the first call of anything is slow
+        for variant in variants:  # the first call of anything is slow
             variant.inference(FolderFrames(dataset, rows[:1], threads))
         measure(run, variants, dataset, [rows[places] for places in batches], batches.common_steps, threads)
     for variant in variants:

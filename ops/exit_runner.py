@@ -22,7 +22,7 @@ from ops.predictions import save_predictions
 from ops.runner import leave_early
 from ops.session import Run, start
 from ops.setup import Data, load_data, load_model
-from ops.visualize import ExitFigure, draw_early_exit
+from ops.visualize import draw_early_exit
 
 PICTURE = "early_exit.png"
 PUBLISHED_GFLOPS = (27.2, 18.1, 9.1)
@@ -126,16 +126,7 @@ def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -
         path = thresholds_file(folder, criterion)
         write_thresholds(path, curves, criterion, options.calibrate_on, model, weights)
     published = published_figures(options, curves.metric)
-    draw_early_exit(
-        folder / PICTURE,
-        ExitFigure(
-            title=f"{options.dataset}, {weights.path.name}",
-            metric=METRIC_NAMES[curves.metric],
-            curves=curves.points,
-            fixed=list(zip(curves.gflops, curves.fixed, strict=True)),
-            published=published,
-        ),
-    )
+    draw_early_exit(folder / PICTURE, curves, f"{options.dataset}, {weights.path.name}", published)
     if published:
         listed = ", ".join(f"{metric} at {cost}" for cost, metric in published)
         logger.line(f"Published, {METRIC_NAMES[curves.metric]} at GFLOPs: {listed}")

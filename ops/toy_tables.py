@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES
-from ops.exit_curve import ExitPoint
-from ops.visualize import ExitFigure, draw_early_exit
+from ops.exit_curve import ExitCurves, ExitPoint
+from ops.visualize import draw_early_exit
 
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
 
@@ -92,13 +92,14 @@ def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
         figures = (point[name]["mean"] for name in ("gflops", "metric", "random_metric"))
         return ExitPoint(int(point["p"]["mean"]), *figures, np.array(ratio), np.array([]))
 
-    content = ExitFigure(
-        title="toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds",
-        metric="top-1 accuracy",
-        curves={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
-        fixed=[(row["gflops"]["mean"], row["metric"]["mean"]) for row in found["fixed_exits"]],
+    fixed = found["fixed_exits"]
+    curves = ExitCurves(
+        metric="accuracy",
+        gflops=[row["gflops"]["mean"] for row in fixed],
+        points={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
+        fixed=[row["metric"]["mean"] for row in fixed],
     )
-    draw_early_exit(path, content)
+    draw_early_exit(path, curves, "toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds")
 
 
 def _figure(value: Mapping[str, float | None]) -> str:

@@ -1,19 +1,53 @@
 """What the early-exit evaluation leaves for other programs: the curve as CSV, the thresholds as JSON."""
 
 import csv
+import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.uni_adafocus import UniAdaFocus
 from ops.errors import UserError
 from ops.exit_curve import ExitCurves, ExitPoint
-from ops.exit_logits import Weights, model_sizes
 from ops.whole_file import whole_file
+
+# What logits and thresholds depend on besides the weights, by the names of the options.
+MODEL_SIZES = (
+    "glance_arch", "num_classes", "num_segments", "num_glance_segments", "num_focus_segments", "input_size",
+    "patch_size", "temperature",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network's weights are from."""
+
+    path: Path
+    sha256: str  # of the file, in hexadecimal; empty on all processes but the main one
+
+
+def model_sizes(model: UniAdaFocus) -> dict[str, Any]:
+    """The model's `MODEL_SIZES` by name."""
+    return {name: getattr(model, name) for name in MODEL_SIZES}
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises UserError where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def curve_file(folder: Path, criterion: str) -> Path:

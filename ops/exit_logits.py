@@ -7,10 +7,8 @@ SPLIT_depends_on, a JSON object.
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +19,13 @@ from torch import Tensor
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import distributed, engine
 from ops.dataset import BACKENDS, VideoDataset
-from ops.errors import UserError
+from ops.exit_files import Weights, model_sizes
 from ops.replaced_frames import report_replaced
 from ops.runner import evaluation_batches
 from ops.session import Run
 from ops.whole_file import whole_file
 
 FILE_NAME = "exit_logits.npz"
-# What the logits of a model of given weights depend on, by the names of the options.
-MODEL_SIZES = (
-    "glance_arch", "num_classes", "num_segments", "num_glance_segments", "num_focus_segments", "input_size",
-    "patch_size", "temperature",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a network's weights are from."""
-
-    path: Path
-    sha256: str  # of the file, in hexadecimal; empty on all processes but the main one
-
-
-def model_sizes(model: UniAdaFocus) -> dict[str, Any]:
-    """The model's `MODEL_SIZES` by name."""
-    return {name: getattr(model, name) for name in MODEL_SIZES}
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises UserError where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weights: Weights) -> Tensor | None:

@@ -13,8 +13,8 @@ from ops.dynamic_runner import run_for_real
 from ops.errors import EXIT_WITH_FAILURES, UserError
 from ops.evaluation_outputs import report_precision
 from ops.exit_curve import ExitCurves, compute_curves
-from ops.exit_files import curve_file, thresholds_file, write_curve, write_thresholds
-from ops.exit_logits import Weights, file_hash, kept_or_computed
+from ops.exit_files import Weights, curve_file, file_hash, thresholds_file, write_curve, write_thresholds
+from ops.exit_logits import kept_or_computed
 from ops.flops import cost_table, exit_gflops
 from ops.inference_network import float32_convolutions, prepare_for_inference
 from ops.metrics import METRIC_NAMES

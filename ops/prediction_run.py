@@ -11,8 +11,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
 from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
-from ops.exit_files import read_thresholds
-from ops.exit_logits import file_hash
+from ops.exit_files import file_hash, read_thresholds
 from ops.failure_list import printable
 from ops.frame_folders import FrameSettings
 from ops.prediction_report import STDOUT, Table, as_csv, as_json, check_writable, deliver

@@ -10,8 +10,7 @@ import torch
 from models.uni_adafocus import UniAdaFocus
 from ops.errors import UserError
 from ops.exit_curve import ExitCurves, ExitPoint, compute_curves
-from ops.exit_files import read_thresholds, write_curve, write_thresholds
-from ops.exit_logits import Weights
+from ops.exit_files import Weights, read_thresholds, write_curve, write_thresholds
 from tests.conftest import SMALL
 
 

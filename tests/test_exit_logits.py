@@ -10,7 +10,8 @@ from dataset_config import get_dataset
 from ops import exit_logits
 from ops.dataset import VideoDataset
 from ops.errors import UserError
-from ops.exit_logits import FILE_NAME, MODEL_SIZES, Weights, file_hash, kept_or_computed
+from ops.exit_files import MODEL_SIZES, Weights, file_hash
+from ops.exit_logits import FILE_NAME, kept_or_computed
 from ops.session import Run
 from ops.signals import StopRequest
 

@@ -16,8 +16,7 @@ import predict
 from models.uni_adafocus import UniAdaFocus
 from ops.errors import UserError
 from ops.exit_curve import compute_curves, exit_decisions
-from ops.exit_files import write_thresholds
-from ops.exit_logits import Weights, file_hash
+from ops.exit_files import Weights, file_hash, write_thresholds
 from ops.extraction import extract_videos
 from ops.flops import exit_gflops
 from ops.frame_folders import FrameSettings

@@ -13,13 +13,13 @@ demo: .venv/installed
 	@echo "The last line is the best checkpoint on the toy validation videos. Logs and checkpoints: $(TOY_RUN)"
 
 results: .venv/installed
-	$(BIN)/python -m ops.toy_results --parallel 2
+	$(BIN)/python results/toy.py --parallel 2
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/table.py
+	$(BIN)/python -m benchmarks.table
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -105,6 +105,11 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         help="work through each process's share of a batch in so many equal pieces, one after the other, with the "
         "gradients of the whole: less memory; batch norms see one piece at a time",
     )
+    training.add_argument(
+        "--checkpoint_activations",
+        action="store_true",
+        help="compute the backbones' activations again in the backward pass: less memory, about a third more time",
+    )
     training.add_argument("--lr", "--learning-rate", type=positive, default=0.002, help="learning rate")
     training.add_argument("--lr_type", choices=("cos", "step"), default="cos", help="schedule, per epoch")
     training.add_argument("--lr_steps", type=float, nargs="+", default=[50, 100], help="epochs of lr x 0.1, with step")

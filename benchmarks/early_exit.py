@@ -1,8 +1,8 @@
 """How much of what early exit promises in GFLOPs it saves in time.
 
-    python benchmarks/early_exit.py
-    python benchmarks/early_exit.py --batch_size 32 --videos 32
-    python benchmarks/early_exit.py --device cuda --videos 64
+    python -m benchmarks.early_exit
+    python -m benchmarks.early_exit --batch_size 32 --videos 32
+    python -m benchmarks.early_exit --device cuda --videos 64
 
 A model with random weights runs on random clips. Thresholds are such that as many videos leave at each exit as
 operating point P of the curve wants: a share proportional to (P / 20)^k. On every batch these run in turn:
@@ -12,40 +12,31 @@ operating point P of the curve wants: a share proportional to (P / 20)^k. On eve
     the same, patch after patch, with a check after each that no video passes
     inference with exits, patch after patch
 
-Of each batch the fastest round counts, which is the one that others on the machine disturbed least. Printed is
-the time saved over what the GFLOPs promise, 100 % being all of it: beside the same schedule without exits, which is
-what leaving is worth, and beside the two that need no schedule, since many patches at once take less time than as many
-single ones. The results are compared with the simulation's.
+Each batch counts with its fastest round, which is the one that others on the machine disturbed least. Beside the
+networks without exits, all patches at once, the table has the time saved as a share of what the GFLOPs promise: beside
+the same schedule without exits, which is what leaving is worth, and beside the two that need no schedule, since many
+patches at once take less time than as many single ones. The results are compared with the simulation's.
 """
 
 import argparse
-import itertools
-import time
-from collections.abc import Callable, Sequence
-
-if __name__ == "__main__":  # started by its path: look for modules in the repository, not in benchmarks/
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from ops.waiting import wait_briefly
-
-    wait_briefly()  # before torch is loaded
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.rows import Row
+from benchmarks.measuring import SIZES, Row, run, take_turns
 from models.uni_adafocus import UniAdaFocus
 from ops.dynamic import EarlyExitInference, joined
-from ops.dynamic_runner import MAY_DIFFER, agreement
-from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
+from ops.dynamic_runner import agreement
+from ops.errors import UserError, run_entry
 from ops.exit_curve import criterion_values
 from ops.flops import exit_gflops
 from ops.inference_network import prepare_for_inference
 
+OPTIONS = SIZES | {"videos": 8, "batch_size": 1, "rounds": 2, "focus_chunk": 1, "p": [10, 15, 19]}
 CRITERION = "confidence"
 FRAMES_FOR_STATISTICS = 8
 
@@ -53,14 +44,8 @@ FRAMES_FOR_STATISTICS = 8
 def random_model(arguments: argparse.Namespace) -> UniAdaFocus:
     """A model in evaluation mode whose batch norms have the statistics of random clips, so that videos differ."""
     torch.manual_seed(0)
-    model = UniAdaFocus(
-        arguments.classes,
-        arguments.num_segments,
-        arguments.num_glance_segments,
-        arguments.num_focus_segments,
-        arguments.patch_size,
-        arguments.input_size,
-    )
+    sizes = {name: getattr(arguments, name) for name in SIZES}
+    model = UniAdaFocus(sizes.pop("classes"), **sizes)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -113,84 +98,50 @@ def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.array([*thresholds, -np.inf], dtype=np.float32)
 
 
-def fastest_rounds(
-    ways: Sequence[Callable[[Tensor], object]], batches: Sequence[Tensor], rounds: int
-) -> tuple[np.ndarray, list[list[object]]]:
-    """Seconds of each way, the sum of each batch's fastest round, and what each way gave for each batch."""
-    seconds = np.empty((rounds, len(batches), len(ways)))
-    results: list[list[object]] = [[None] * len(batches) for _ in ways]
-    for way in ways:
-        way(batches[0][:1])  # the first call of anything is slow
-    for turn, (number, batch) in itertools.product(range(rounds), enumerate(batches)):
-        for place in range(len(ways)):
-            way = (place + turn + number) % len(ways)
-            started = time.perf_counter()
-            results[way][number] = ways[way](batch)
-            seconds[turn, number, way] = time.perf_counter() - started
-    return seconds.min(axis=0).sum(axis=0), results
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"num_segments": 48, "num_glance_segments": 16, "num_focus_segments": 16, "input_size": 224}
-    for name, default in (
-        sizes | {"patch_size": 128, "classes": 200, "videos": 8, "batch_size": 1, "rounds": 2}
-    ).items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
-    parser.add_argument("--focus_chunk", type=int, default=1, help="patches between checks (default: %(default)s)")
-    parser.add_argument("--p", type=int, nargs="+", default=[10, 15, 19], help="operating points (default: 10 15 19)")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    if min(arguments.videos, arguments.batch_size, arguments.rounds) < 1 or not all(1 <= p <= 19 for p in arguments.p):
-        raise UserError("--videos, --batch_size and --rounds must be 1 or more, and --p from 1 to 19")
-    agree, _ = compare(arguments)
-    return EXIT_DONE if agree else EXIT_WITH_FAILURES
-
-
-def compare(arguments: argparse.Namespace) -> tuple[bool, list[Row]]:
-    """Measure and print; whether results agree with the simulation, and what each operating point comes to."""
-    device = torch.device(arguments.device)
-    plain = random_model(arguments).to(device)
-    gflops = exit_gflops(plain)
+@torch.no_grad()
+def measure(arguments: argparse.Namespace) -> Iterator[Row]:
+    """A row for each operating point. Raises UserError where exits or classes are not the simulation's."""
+    if not all(1 <= p <= 19 for p in arguments.p):
+        raise UserError("--p must be from 1 to 19")
+    plain = random_model(arguments).to(arguments.device)
+    gflops = np.array(exit_gflops(plain))
     model = prepare_for_inference(plain)
-    clips = random_clips(arguments.videos, arguments).to(device)
-    batches = clips.split(arguments.batch_size)
-    exits = len(gflops)
+    batches = random_clips(arguments.videos, arguments).to(arguments.device).split(arguments.batch_size)
+    last_glance = arguments.num_glance_segments - 1
+    logits = torch.cat([model(batch).step_logits[:, last_glance:].cpu() for batch in batches])
+    values = criterion_values(logits, CRITERION).numpy()
+    thresholds = {p: thresholds_for(values, videos_per_exit(arguments.videos, len(gflops), p)) for p in arguments.p}
+    thresholds |= {"at once": np.full(len(gflops), np.inf), "in turn": np.full(len(gflops), np.finfo(np.float32).max)}
+    ways = {
+        name: EarlyExitInference(model, row, CRITERION, arguments.focus_chunk) for name, row in thresholds.items()
+    } | {"as it is": lambda batch: plain(batch).logits.cpu()}
 
-    with torch.no_grad():
-        last_glance = arguments.num_glance_segments - 1
-        simulated = torch.cat([model(batch).step_logits[:, last_glance:].cpu() for batch in batches])
-        values = criterion_values(simulated, CRITERION).numpy()
-        unreachable = np.finfo(np.float32).max
-        thresholds = [np.full(exits, np.inf), np.full(exits, unreachable)]
-        thresholds += [thresholds_for(values, videos_per_exit(arguments.videos, exits, p)) for p in arguments.p]
-        engines = [EarlyExitInference(model, row, CRITERION, arguments.focus_chunk) for row in thresholds]
-        seconds, results = fastest_rounds(
-            [lambda batch: plain(batch).logits.cpu(), *engines], batches, arguments.rounds
+    taken, outputs = dict.fromkeys(ways, 0.0), {name: [] for name in ways}  # milliseconds per video
+    for batch in batches:
+        works = {name: partial(way, batch) for name, way in ways.items()}
+        seconds, results = take_turns(works, arguments.rounds, arguments.device)
+        for name in ways:
+            taken[name] += 1000 * min(seconds[name]) / arguments.videos
+            outputs[name].append(results[name])
+    for p in arguments.p:
+        result = joined(outputs[p])
+        promised = 1 - gflops[result.exits].mean() / gflops[-1]
+        kept = {name: 100 * (1 - taken[p] / taken[name]) / promised for name in ("in turn", "at once", "as it is")}
+        same, apart = agreement(result, logits, thresholds[p], CRITERION)
+        if same < arguments.videos:
+            raise UserError(f"operating point {p}: {same} of {arguments.videos} videos as in the simulation")
+        yield Row(
+            f"early exit, p = {p} ({100 * promised:.0f} % fewer GFLOPs), ms/video",
+            taken["at once"],
+            taken[p],
+            taken["at once"] / taken[p],
+            f"{apart:.1e} of the simulation's logits; of the promised time saved, beside patches "
+            + ", ".join(f"{name} {share:.0f} %" for name, share in kept.items()),
         )
 
-    milliseconds = 1000 * seconds / arguments.videos
-    whole, at_once, in_turn = milliseconds[:3]
-    print(f"{device.type}, {torch.get_num_threads()} thread(s), {arguments.videos} videos by {arguments.batch_size}")
-    print(f"the model as it is              {whole:8.1f} ms per video, {gflops[-1]:.2f} GFLOPs")
-    print(f"without exits, patches at once  {at_once:8.1f} ms per video")
-    print(f"without exits, in turn          {in_turn:8.1f} ms per video")
-    agree, rows = True, []
-    for p, taken, answers, row in zip(arguments.p, milliseconds[3:], results[3:], thresholds[2:], strict=True):
-        result = joined(answers)
-        cost = float(np.array(gflops)[result.exits].mean())
-        promised = 1 - cost / gflops[-1]
-        kept = [100 * (1 - taken / reference) / promised for reference in (in_turn, at_once, whole)]
-        print(f"with exits, p = {p:<2}              {taken:8.1f} ms per video, {cost:.2f} GFLOPs")
-        print(f"    {100 * promised:.1f} % of the GFLOPs promised; of that share of the time, saved beside")
-        print("    in turn {:.0f} %, patches at once {:.0f} %, the model as it is {:.0f} %".format(*kept))
-        same, apart = agreement(result, simulated, row, CRITERION)
-        print(f"    {same} of {arguments.videos} videos with the simulation's exit and class")
-        agree = agree and arguments.videos - same <= max(1, MAY_DIFFER * arguments.videos)
-        what = f"early exit, p = {p} ({100 * promised:.0f} % fewer GFLOPs), ms/video"
-        difference = f"{apart:.1e} of the simulation's logits"
-        rows.append(Row(what, at_once, taken, at_once / taken, difference))
-    return agree, rows
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(__doc__, measure, OPTIONS, arguments)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,24 @@
 """How fast frame folders become clips, against the published pipeline, and how far the pixels are from it.
 
-    python benchmarks/loading.py
-    python benchmarks/loading.py --rounds 9 --quality 30 --tables clips
-    python benchmarks/loading.py --tables lists          # split files, and the check of the data
+    python -m benchmarks.loading
+    python -m benchmarks.loading --rounds 9 --quality 30
 
 Makes videos of 640x360 frames: at JPEG quality 30, OpenCV's nearest to what ffmpeg writes by default (see
-ops/video_jpg.py), and at 95. Reads them, in turns on one core, in three ways:
-
-    published    as the published code does: Pillow decodes each frame in full, crops and resizes it, and the frames
-                 are stacked, turned into float32 and normalised in the worker
-    ours         ops/dataset.py: uint8 clips, normalised later on the device
-    decode only  the frames in OpenCV and nothing else: the floor
-
-Prints videos per second (medians over the rounds), the ratio to `published` (median of the ratios round by round), the
-milliseconds that each stage takes, the difference in pixels, and the ratio through a DataLoader with two workers, where
-the published clips are four times as large.
+ops/video_jpg.py), and at 95. Reads them as the published code does (Pillow decodes each frame in full, crops and
+resizes it, and the frames are stacked, turned into float32 and normalised in the worker) and as ours does (uint8 clips,
+normalised later on the device), in turns: on one core, beside decoding alone in OpenCV, which is the floor, and through
+a DataLoader with two workers, where the published clips are four times as large. Then reads a long list of videos, and
+checks that the frames of many videos are there.
 """
 
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-
-if __name__ == "__main__":  # started by its path: look for modules in the repository, not in benchmarks/
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import cv2
 import numpy as np
@@ -39,18 +28,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.extraction import HEIGHT, WIDTH, cluttered_scene
-from benchmarks.rows import Row
+from benchmarks.measuring import Row, one_core, row_of, run, take_turns
 from dataset_config import DatasetConfig, get_dataset
 from ops import transforms
 from ops.annotations import read_annotations
 from ops.data_check import find_problems
 from ops.dataset import VideoDataset, collate_clips, worker_init
-from ops.errors import UserError, run_entry
+from ops.errors import run_entry
 from ops.images import read_array
 
 SEGMENTS, INPUT_SIZE = 48, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TABLES = ("clips", "lists")
+OPTIONS = {
+    "videos": 8, "rounds": 5, "pairs": 3, "quality": [30, 95], "listed": 1_000_000, "checked": 20_000,
+}  # fmt: skip
 MODES = {"training": True, "evaluation": False}
 BATCH_SIZE = 4  # of the DataLoader
 
@@ -60,41 +51,25 @@ class PublishedPipeline(Dataset):
 
     def __init__(self, data: VideoDataset) -> None:
         self.data = data
-        self.seconds: defaultdict[str, float] = defaultdict(float)  # of each stage
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         paths, view_of, flip = draw(self.data, index)
-        images = self._timed("decode", lambda: [Image.open(path).convert("RGB") for path in paths])
-        images = self._timed("crop, resize", lambda: [_square(image, view_of(*image.size), flip) for image in images])
-        stacked = self._timed("stack", lambda: np.concatenate([np.array(image) for image in images], axis=2))
-        clip = self._timed(
-            "to float32", lambda: torch.from_numpy(stacked).permute(2, 0, 1).contiguous().float().div(255)
-        )
-        self._timed("normalise", lambda: _normalise(clip))
+        images = [Image.open(path).convert("RGB") for path in paths]
+        images = [_square(image, view_of(*image.size), flip) for image in images]
+        stacked = np.concatenate([np.array(image) for image in images], axis=2)
+        clip = torch.from_numpy(stacked).permute(2, 0, 1).contiguous().float().div(255)
+        for channel, plane in enumerate(clip):
+            plane.sub_(MEAN[channel % 3]).div_(STD[channel % 3])
         return clip, int(self.data.annotations.labels[index, 0]), index
-
-    def _timed(self, stage: str, work: Callable):
-        started = time.perf_counter()
-        result = work()
-        self.seconds[stage] += time.perf_counter() - started
-        return result
 
 
 def draw(data: VideoDataset, index: int) -> tuple[list[str], transforms.ViewOf, bool]:
-    """Frame files [T], crop and flip of an item in epoch 0, as `VideoDataset` draws them."""
-    segments = {"num_frames": int(data.annotations.frames[index]), "num_segments": data.num_segments}
-    if data.training:
-        generator = np.random.default_rng((data.seed, 0, index))
-        numbers = transforms.training_frames(**segments, generator=generator)
-        choice = transforms.training_crop(generator=generator)
-        view_of, flip = partial(transforms.training_view, input_size=data.input_size, choice=choice), choice.flip
-    else:
-        numbers = transforms.evaluation_frames(**segments)
-        view_of, flip = partial(transforms.evaluation_view, input_size=data.input_size), False
-    folder = os.path.join(data.config.frames_root, data.video_name(index))
+    """Frame files [T], crop and flip of an item, as `data` draws them."""
+    _, numbers, view_of, flip = data._plan(index)
+    folder = data.config.video_folder(data.video_name(index))
     return [os.path.join(folder, data.config.template.format(number)) for number in numbers], view_of, flip
 
 
@@ -105,11 +80,6 @@ def _square(image: Image.Image, view: transforms.View, flip: bool) -> Image.Imag
     if view.size != (INPUT_SIZE, INPUT_SIZE):
         image = image.crop((*view.corner, view.corner[0] + INPUT_SIZE, view.corner[1] + INPUT_SIZE))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
-
-
-def _normalise(clip: Tensor) -> None:
-    for channel, plane in enumerate(clip):
-        plane.sub_(MEAN[channel % 3]).div_(STD[channel % 3])
 
 
 def decode_only(data: VideoDataset, index: int) -> None:
@@ -149,90 +119,44 @@ def write_lists(folder: Path, rows: Iterable[str]) -> DatasetConfig:
     return get_dataset("bench", folder)
 
 
-def take_turns(ways: Mapping[str, Callable[[int], object]], videos: int) -> dict[str, float]:
-    """Videos per second of each way, each video read by all of them before the next."""
-    seconds = dict.fromkeys(ways, 0.0)
-    for index in range(videos):
-        for name, work in ways.items():
-            started = time.perf_counter()
-            work(index)
-            seconds[name] += time.perf_counter() - started
-    return {name: videos / took for name, took in seconds.items()}
-
-
-def loaded_per_second(dataset: Dataset, batches: int, collate: Callable | None) -> float:
-    """Videos per second through a DataLoader with two workers, from the first two of an even number of batches on."""
-    videos = [index % len(dataset) for index in range(batches * BATCH_SIZE)]
+def seconds_per_pair(dataset: Dataset, pairs: int, collate: Callable | None) -> float:
+    """Of batches, one by each of a DataLoader's two workers, after a first pair that does not count."""
+    videos = [index % len(dataset) for index in range(2 * (pairs + 1) * BATCH_SIZE)]
     loader = DataLoader(
         dataset, BATCH_SIZE, sampler=videos, num_workers=2, collate_fn=collate, worker_init_fn=worker_init
     )
     arrived = [time.perf_counter() for _ in loader]
-    return (batches - 2) * BATCH_SIZE / (arrived[-1] - arrived[1])
+    return (arrived[-1] - arrived[1]) / pairs
 
 
-def compare_clips(folder: Path, *, videos: int, rounds: int, batches: int, quality: int, mode: str) -> Row:
-    """Print the table of one quality, for training or evaluation; what it comes to in one worker."""
-    config = get_dataset("bench", folder)
-    data = VideoDataset(config, "train", SEGMENTS, INPUT_SIZE, MODES[mode])
-    published = PublishedPipeline(data)
-    ways = {"published": published.__getitem__, "ours": data.__getitem__, "decode only": partial(decode_only, data)}
-    differences = [pixel_difference(data, published, index) for index in range(videos)]  # warms everything up, too
-    published.seconds.clear()
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    with one_core():
-        for _ in range(rounds):
-            for name, speed in take_turns(ways, videos).items():
-                speeds[name].append(speed)
-    loaded: dict[str, list[float]] = {"published": [], "ours": []}
-    stages = {stage: 1000 * seconds / (rounds * videos) for stage, seconds in published.seconds.items()}
-    for _ in range(rounds):
-        loaded["published"].append(loaded_per_second(published, batches, None))
-        loaded["ours"].append(loaded_per_second(data, batches, collate_clips))
-
-    print(f"\n{mode}, JPEG quality {quality}")
-    for title, table in (("one worker", speeds), ("DataLoader with two workers", loaded)):
-        print(f"  {title:<28}{'videos/s':>10}{'ratio':>8}{'ms/video':>10}")
-        for name, measured in table.items():
-            ratio = statistics.median(here / there for here, there in zip(measured, table["published"], strict=True))
-            speed = statistics.median(measured)
-            print(f"    {name:<26}{speed:>10.2f}{ratio:>8.2f}{1000 / speed:>10.1f}")
-    print("  published, ms: " + ", ".join(f"{stage} {took:.1f}" for stage, took in stages.items()))
-    decoding, ours = (1000 / statistics.median(speeds[name]) for name in ("decode only", "ours"))
-    print(f"  ours, ms: decode {decoding:.1f}, the rest {ours - decoding:.1f} ({ours / decoding:.2f} times the floor)")
+def clip_rows(folder: Path, arguments: argparse.Namespace, quality: int, mode: str) -> Iterator[Row]:
+    """Training or evaluation at one quality, in one process and through a DataLoader."""
+    data = VideoDataset(get_dataset("bench", folder), "train", SEGMENTS, INPUT_SIZE, MODES[mode])
+    published, videos = PublishedPipeline(data), range(arguments.videos)
+    differences = [pixel_difference(data, published, index) for index in videos]
     largest, differing = max(most for most, _ in differences), statistics.mean(share for _, share in differences)
-    difference = f"{largest} grey level(s), {100 * differing:.2f} % of the pixels' values differ"
-    print(f"  pixels: at most {difference}")
-    there, here = (statistics.median(speeds[name]) for name in ("published", "ours"))
-    each_round = [ours / published for ours, published in zip(speeds["ours"], speeds["published"], strict=True)]
-    return Row(f"loading, {mode}, quality {quality}, videos/s", there, here, statistics.median(each_round), difference)
+    readers = {"yardstick": published.__getitem__, "ours": data.__getitem__, "decoding": partial(decode_only, data)}
+    with one_core():
+        ways = {name: lambda read=read: [read(index) for index in videos] for name, read in readers.items()}
+        seconds, _ = take_turns(ways, arguments.rounds)
+    floor = statistics.median(seconds["ours"]) / statistics.median(seconds["decoding"])
+    remark = f"{largest} grey level(s) in {100 * differing:.2f} % of the values; {floor:.2f} times as long as decoding"
+    what = f"loading, {mode}, quality {quality}"
+    yield row_of(f"{what}, videos/s", seconds, remark, arguments.videos)
+    loaded = {"yardstick": [], "ours": []}
+    for _ in range(arguments.rounds):
+        loaded["yardstick"].append(seconds_per_pair(published, arguments.pairs, None))
+        loaded["ours"].append(seconds_per_pair(data, arguments.pairs, collate_clips))
+    yield row_of(f"{what}, two workers, videos/s", loaded, items=2 * BATCH_SIZE)
 
 
-class one_core:
-    """Keep this process on one core, and its libraries on one thread each, within the block."""
-
-    def __enter__(self) -> None:
-        self.threads = torch.get_num_threads(), cv2.getNumThreads()
-        torch.set_num_threads(1)
-        cv2.setNumThreads(0)
-        if hasattr(os, "sched_setaffinity"):
-            self.cores = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {min(self.cores)})
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.threads[0])
-        cv2.setNumThreads(self.threads[1])
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, self.cores)
-
-
-def time_lists(folder: Path, *, listed: int, checked: int) -> None:
-    """Print how long a long split file takes to read, and the check of a dataset before a run."""
+def list_rows(folder: Path, listed: int, checked: int) -> Iterator[Row]:
+    """How long a long split file takes to read, and the check of a dataset before a run."""
     config = write_lists(
         folder / "long", (f"some_class/v_{row:011d},{100 + row % 200},{row % 2}" for row in range(listed))
     )
-    started = time.perf_counter()
-    read_annotations(config.train_split, ",", 2)
-    print(f"\na list of {listed} videos: read in {time.perf_counter() - started:.1f} s")
+    seconds, _ = take_turns({"ours": lambda: read_annotations(config.train_split, ",", 2)}, 1, warm_up=False)
+    yield row_of(f"reading a list of {listed} videos, s", seconds)
 
     config = write_lists(folder / "checked", (f"class{row % 2}/v_{row:05d},100,{row % 2}" for row in range(checked)))
     annotations = read_annotations(config.train_split, ",", 2)
@@ -241,43 +165,23 @@ def time_lists(folder: Path, *, listed: int, checked: int) -> None:
         video.mkdir(parents=True)
         for number in (1, 100):
             (video / config.template.format(number)).write_bytes(b"a frame")
-    started = time.perf_counter()
-    problems = find_problems(config, annotations)
-    print(f"the check of {checked} videos: {time.perf_counter() - started:.1f} s, {len(problems)} problems")
+    seconds, problems = take_turns({"ours": lambda: find_problems(config, annotations)}, 1)
+    yield row_of(f"the check of {checked} videos, s", seconds, f"{len(problems['ours'])} problems")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, help="default: both")
-    parser.add_argument("--videos", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each way gets (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=8, help="of the DataLoader, an even number (default: 8)")
-    parser.add_argument("--quality", type=int, nargs="+", default=[30, 95], help="of the JPEG files (default: 30 95)")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: both")
-    parser.add_argument("--listed", type=int, default=1_000_000, help="length of the long list (default: %(default)s)")
-    parser.add_argument("--checked", type=int, default=20_000, help="videos to check (default: %(default)s)")
-    args = parser.parse_args(argv)
-    if min(args.videos, args.rounds, args.listed, args.checked) < 1:
-        raise UserError("--videos, --rounds, --listed and --checked must be 1 or more")
-    if args.batches < 4 or args.batches % 2:
-        raise UserError("--batches must be an even number, 4 or more")
+def measure(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Clips of each quality, then lists."""
     with tempfile.TemporaryDirectory() as work:
-        if "clips" in args.tables:
-            print(f"{args.videos} videos, {SEGMENTS} frames of {WIDTH}x{HEIGHT} pixels each; {args.rounds} rounds")
-            for quality in args.quality:
-                folder = Path(work) / f"quality{quality}"
-                write_videos(folder, args.videos, quality)
-                for mode in args.modes:
-                    compare_clips(
-                        folder,
-                        videos=args.videos,
-                        rounds=args.rounds,
-                        batches=args.batches,
-                        quality=quality,
-                        mode=mode,
-                    )
-        if "lists" in args.tables:
-            time_lists(Path(work), listed=args.listed, checked=args.checked)
+        for quality in arguments.quality:
+            folder = Path(work) / f"quality{quality}"
+            write_videos(folder, arguments.videos, quality)
+            for mode in MODES:
+                yield from clip_rows(folder, arguments, quality, mode)
+        yield from list_rows(Path(work), arguments.listed, arguments.checked)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(__doc__, measure, OPTIONS, arguments)
 
 
 if __name__ == "__main__":

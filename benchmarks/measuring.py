@@ -1,23 +1,120 @@
-"""What benchmarks measure with: turns in one process, differences of results, and memory at the peak of some work."""
+"""What benchmarks have in common: turns in one process, memory at the peak, differences of results, and the table.
 
+A benchmark is a function that takes the options and gives a `Row` for each claim; `run` is the `main` of its script.
+"""
+
+import argparse
 import multiprocessing
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import cv2
 import torch
 from torch import Tensor
 
-from ops.errors import UserError
+from ops.errors import EXIT_DONE, UserError
+from opts import OneLineParser, whole
+
+NAMES = ("yardstick", "ours")
+SIZES = {
+    "num_segments": 48, "num_glance_segments": 16, "num_focus_segments": 16, "input_size": 224, "patch_size": 128,
+    "classes": 200,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim: how many times as good ours is as the yardstick, measured in turns, with the outputs compared."""
+
+    what: str  # with its unit
+    yardstick: float | None  # None where it cannot be measured here
+    ours: float
+    ratio: float | None
+    remark: str = ""  # the largest difference of the outputs, and what else there is to say
+
+
+def run(
+    description: str,
+    measure: Callable[[argparse.Namespace], Iterable[Row]],
+    options: Mapping[str, Any],
+    arguments: Sequence[str] | None,
+    choices: Mapping[str, Sequence[str]] = {},
+) -> int:
+    """Read the command line, measure and print the table; the exit code.
+
+    options: names and defaults, whole numbers being 1 or more; a list takes several values, of those in `choices` where
+    that has the option.
+    """
+    parser = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in ({"device": "cpu", "threads": torch.get_num_threads()} | dict(options)).items():
+        several = isinstance(default, list)
+        kind = type(default[0] if several else default)
+        parser.add_argument(
+            f"--{name}",
+            default=default,
+            type=whole(1) if kind is int else kind,
+            nargs="+" if several else None,
+            choices=choices.get(name),
+            help=f"default: {' '.join(map(str, default)) if several else default}",
+        )
+    given = parser.parse_args(arguments)
+    chip = "CPU"
+    if given.device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError("PyTorch sees no GPU here; --device cpu with tiny sizes only tries the script out")
+        chip = f"{torch.cuda.get_device_name(given.device)}, CUDA {torch.version.cuda}"
+    torch.set_num_threads(given.threads)
+    print(f"{chip}, {given.threads} thread(s), PyTorch {torch.__version__}, {given.rounds} round(s)")
+    show(measure(given))
+    return EXIT_DONE
+
+
+def show(rows: Iterable[Row]) -> None:
+    """Print the table, each row as soon as it is there."""
+
+    def line(what: str, yardstick: str, ours: str, ratio: str, remark: str) -> str:
+        return f"{what:<58}{yardstick:>10}{ours:>9}{ratio:>7}  {remark}".rstrip()
+
+    print(line("what", *NAMES, "ratio", "largest difference of outputs"), flush=True)
+    for row in rows:
+        print(line(row.what, *map(_number, (row.yardstick, row.ours, row.ratio)), row.remark), flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def row_of(
+    what: str, seconds: Mapping[str, Sequence[float]], remark: str = "", items: int | None = None, ours: str = "ours"
+) -> Row:
+    """The row of `take_turns`, with medians. items: done in those seconds; then it tells how many in one second.
+
+    ours: the name of our way; the other is the yardstick, if there is one.
+    """
+    medians = {name: median(taken) for name, taken in seconds.items()}
+    figures = {name: items / taken if items else taken for name, taken in medians.items()}
+    if "yardstick" not in seconds:
+        return Row(what, None, figures[ours], None, remark)
+    return Row(what, figures["yardstick"], figures[ours], ratio(seconds["yardstick"], seconds[ours]), remark)
+
+
+def ratio(slower: Sequence[float], quicker: Sequence[float]) -> float:
+    """How many times as long the first take: the median of the ratios round by round."""
+    return median(there / here for there, here in zip(slower, quicker, strict=True))
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: bool = True
-) -> tuple[dict[str, list[float]], dict[str, object]]:
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warm_up: bool = True
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Seconds of each way in each round, after one that does not count, and what each gave in that one.
 
     warm_up: False leaves that one out, where each way was called before.
@@ -27,32 +124,44 @@ def take_turns(
     names = list(ways)
     for turn in range(rounds):
         for name in names if turn % 2 else reversed(names):
-            wait_for(device)
+            _wait_for(device)
             started = time.perf_counter()
             ways[name]()
-            wait_for(device)
+            _wait_for(device)
             seconds[name].append(time.perf_counter() - started)
     return seconds, first
 
 
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done what it was asked for."""
-    if device.type == "cuda":
+def _wait_for(device: str) -> None:
+    if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
-def ratio(slower: Sequence[float], quicker: Sequence[float]) -> float:
-    """How many times as long the first take: the median of the ratios round by round."""
-    return median(there / here for there, here in zip(slower, quicker, strict=True))
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process on one core, and its libraries on one thread each, within the block."""
+    threads, cores = (torch.get_num_threads(), cv2.getNumThreads()), None
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if hasattr(os, "sched_setaffinity"):
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+        if cores:
+            os.sched_setaffinity(0, cores)
 
 
-def largest_difference(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> tuple[float, str]:
-    """The largest of ||a - b|| / ||a|| over the pairs, and the name of that pair."""
+def largest_difference(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str:
+    """The largest of ||a - b|| / ||a|| over the pairs, and in brackets the name of that pair."""
     differences = []
     for name, value in values.items():
         a, b = value.detach().double(), others[name].detach().double()
         differences.append((float((a - b).norm() / a.norm().clamp_min(1e-12)), name))
-    return max(differences)
+    return "{:.1e} ({})".format(*max(differences))
 
 
 def peak_memory(make: Callable[..., Callable[[], object]], *arguments: object) -> float:
@@ -76,13 +185,13 @@ def peak_memory(make: Callable[..., Callable[[], object]], *arguments: object) -
 
 def _measure_memory(sender: Connection, threads: int, make: Callable, arguments: Sequence[object]) -> None:
     torch.set_num_threads(threads)
-    before = peak_of_this_process()
+    before = _peak_of_this_process()
     make(*arguments)()
     on_gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated()
-    sender.send((on_gpu or peak_of_this_process() - before) / 1e9)
+    sender.send((on_gpu or _peak_of_this_process() - before) / 1e9)
 
 
-def peak_of_this_process() -> int:
+def _peak_of_this_process() -> int:
     """Bytes. Linux knows better than getrusage, where a new process begins with its parent's peak."""
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,7 +1,7 @@
 """Do losses fall as in the published training, with dropout and every random draw in place?
 
-    python benchmarks/training_curve.py
-    python benchmarks/training_curve.py --runs 2 --steps 12
+    python -m benchmarks.training_curve
+    python -m benchmarks.training_curve --runs 2 --steps 12
 
 Trains on the recipe of tests/reference/training_curve.json, which holds the mean loss terms of six runs of the
 published program and how far single runs lie apart, and prints for each window of steps and each term both means and
@@ -11,12 +11,8 @@ cannot show where dropout stands or what is drawn. A run of all 28 steps takes a
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-if __name__ == "__main__":  # started by its path: look for modules in the repository, not in benchmarks/
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
 import torch

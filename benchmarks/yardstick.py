@@ -13,7 +13,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.lean_blocks import LeanBottleneck, LeanInvertedResidual
 from models.temporal_policy import MONTE_CARLO_DRAWS
 from models.uni_adafocus import EVALUATION_SEED, Decision, Glance, Output, TrainingOutput, UniAdaFocus
 from ops.losses import training_losses
@@ -25,15 +24,13 @@ LOSSES = {"kl_ratio": 0.0, "norm_ratio": 1.0}
 
 
 def baseline_model(model: UniAdaFocus) -> UniAdaFocus:
-    """A copy of the model as the yardstick has it: NCHW, torchvision's blocks, a spatial policy that runs twice."""
+    """A copy of the model as the yardstick has it: NCHW, a spatial policy that runs twice."""
     published = copy.deepcopy(model)
     for parameter in published.parameters():
         parameter.data = parameter.data.contiguous()
     for module in published.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.momentum = 0.1
-        elif isinstance(module, (LeanBottleneck, LeanInvertedResidual)):
-            module.__class__ = type(module).__base__  # torchvision's block, of the same layers
     return published
 
 

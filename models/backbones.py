@@ -6,15 +6,17 @@ strictly, but need no gradient.
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import MobileNet_V2_Weights, MobileNetV2, ResNet, ResNet50_Weights
-
-from models.lean_blocks import LeanBottleneck, LeanInvertedResidual
+from torchvision.models.resnet import Bottleneck
 
 GLANCE_CHECKPOINT = Path("ckpt") / "mobilenetv2_1.0-f2a8633.pth.tar"
 GLANCE_ARCHITECTURES = ("mbv2", "res50")
@@ -34,16 +36,17 @@ class MobileNetV2Backbone(MobileNetV2):
     """
 
     feature_dim = 1280
+    checkpoints_activations = False  # see `run_blocks`
 
     def __init__(self, **sizes: Any) -> None:
         """sizes: arguments of torchvision's `MobileNetV2`, for a network of other sizes than the published ones."""
-        super().__init__(block=LeanInvertedResidual, **sizes)
+        super().__init__(**sizes)
         for block in self.features[1:-1]:
             block.conv = nn.Sequential(*(layer for part in block.conv for layer in _flatten(part)))
         self.classifier = nn.Linear(self.feature_dim, IMAGENET_CLASSES).requires_grad_(False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.features(frames)
+        return run_blocks(self.features, frames, self.checkpoints_activations)
 
     @staticmethod
     def published_names(torchvision_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,14 +58,51 @@ class ResNet50Backbone(ResNet):
     """[N, 3, H, W] normalised images -> [N, 2048, H / 32, W / 32] feature maps (rounded up)."""
 
     feature_dim = 2048
+    checkpoints_activations = False  # see `run_blocks`
 
     def __init__(self) -> None:
-        super().__init__(LeanBottleneck, [3, 4, 6, 3], num_classes=IMAGENET_CLASSES)
+        super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=IMAGENET_CLASSES)
         self.fc.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(maps))))
+        blocks = (*self.layer1, *self.layer2, *self.layer3, *self.layer4)
+        return run_blocks(blocks, maps, self.checkpoints_activations)
+
+
+def run_blocks(blocks: Iterable[nn.Module], maps: Tensor, checkpoints: bool) -> Tensor:
+    """The maps [N, C, h, w] after all blocks; between them the shape changes.
+
+    checkpoints: in training only the maps between blocks are kept for the backward pass, which computes what is inside
+    a block a second time; after "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
+    """
+    for block in blocks:
+        if checkpoints and block.training and torch.is_grad_enabled():
+            # torch.compile computes again without calling twice, and knows no contexts of this kind.
+            contexts = {} if torch.compiler.is_compiling() else {"context_fn": partial(_contexts, block)}
+            # Nothing in a block is drawn at random.
+            maps = checkpoint(block, maps, use_reentrant=False, preserve_rng_state=False, **contexts)
+        else:
+            maps = block(maps)
+    return maps
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Those in which a block runs for the first and for the second time."""
+    return nullcontext(), _buffers_set_aside(block)
+
+
+@contextmanager
+def _buffers_set_aside(block: nn.Module) -> Iterator[None]:
+    """Let batch norms move copies of their running statistics and counters."""
+    own = [(module, name, buffer) for module in block.modules() for name, buffer in module.named_buffers(recurse=False)]
+    for module, name, buffer in own:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in own:
+            setattr(module, name, buffer)
 
 
 def _flatten(part: nn.Module) -> list[nn.Module]:

@@ -282,6 +282,10 @@ class UniAdaFocus(nn.Module):
         for backbone in (self.global_CNN, self.local_CNN):
             backbone.to(memory_format=torch.channels_last)
 
+    def checkpoint_activations(self, wanted: bool = True) -> None:
+        """Let the backbones compute their activations again in the backward pass; the numbers stay the same."""
+        self.global_CNN.checkpoints_activations = self.local_CNN.checkpoints_activations = wanted
+
     def train_in_half(self, dtype: torch.dtype, scope: str) -> None:
         """Run parts of the network in half precision in training: the two "backbones" (published), or "all" layers.
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
     "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit", "check_data",
-    "eval_precision", "compile", "val_batch_size", "eval_suffix",
+    "eval_precision", "compile", "val_batch_size", "eval_suffix", "checkpoint_activations",
 }  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         source = [f"weights of {found.path}"] if found else load_starting_weights(model, options)
         model.to(run.device)
         model.backbones_to_channels_last()
+        model.checkpoint_activations(options.checkpoint_activations)
         scaler = torch.amp.GradScaler(run.device.type, enabled=False)
         if mixed_precision:
             scaler = train_in_half(model, options.amp_dtype, options.amp_scope, run.device)

@@ -1,4 +1,6 @@
-"""The two networks and where their ImageNet weights come from."""
+"""The two networks, what they keep for the backward pass, and where their ImageNet weights come from."""
+
+import copy
 
 import pytest
 import torch
@@ -12,6 +14,10 @@ from models.backbones import (
     build_glance_network,
     load_imagenet_weights,
 )
+from models.uni_adafocus import UniAdaFocus
+from ops.inference_network import prepare_for_inference
+from ops.losses import training_losses
+from tests.conftest import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +95,68 @@ def test_files_that_do_not_fit_are_refused(hub, tmp_path, torchvision_networks):
 def test_an_unknown_glance_network_is_refused():
     with pytest.raises(ValueError, match="unknown glance network 'mbv3': choose from mbv2, res50"):
         build_glance_network("mbv3")
+
+
+def both_kinds(model: UniAdaFocus) -> tuple[UniAdaFocus, UniAdaFocus]:
+    """The model in training mode, and a copy that computes its activations again."""
+    again = copy.deepcopy(model.train())
+    again.checkpoint_activations()
+    return model, again
+
+
+def training_steps(model: UniAdaFocus, steps: int = 2) -> tuple[dict[str, torch.Tensor], int]:
+    """Losses, sums of the gradients, and buffers after some steps, and the bytes that a step keeps for its backward
+    pass."""
+    kept, results = {}, {}
+    torch.manual_seed(1)
+    frames = torch.randint(0, 256, (2, 6, 3, 64, 64), dtype=torch.uint8)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for step in range(steps):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = training_losses(model(frames), torch.tensor([0, 1]), 0.1, 1.0)
+        losses["loss"].backward()
+        results |= {f"{name} {step}": value.detach() for name, value in losses.items()}
+    results |= {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+    return results | dict(model.named_buffers()), sum(kept.values())
+
+
+@pytest.mark.parametrize("glance_arch", ["mbv2", "res50"])
+def test_activations_computed_again_change_no_number(glance_arch, thin_networks):
+    torch.manual_seed(0)
+    usual, again = both_kinds(UniAdaFocus(4, **SMALL, glance_arch=glance_arch).double())
+    (expected, _), (found, _) = training_steps(usual), training_steps(again)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+    assert int(found["local_CNN.layer4.0.bn1.num_batches_tracked"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scope", ["backbones", "all"])
+def test_activations_are_computed_again_in_the_same_precision(dtype, scope, thin_model):
+    thin_model.train_in_half(dtype, scope)
+    usual, again = both_kinds(thin_model)
+    (expected, _), (found, _) = training_steps(usual, steps=1), training_steps(again, steps=1)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, equal_nan=True, msg=name)
+
+
+def test_fewer_activations_are_kept(small_model):
+    weights = sum(value.nbytes for value in small_model.parameters())
+    (_, plenty), (_, few) = (training_steps(model, steps=1) for model in both_kinds(small_model))
+    assert few - weights < 0.4 * (plenty - weights)
+
+
+@torch.no_grad()
+def test_evaluation_computes_nothing_again(thin_model, monkeypatch):
+    frames = torch.randint(0, 256, (1, 6, 3, 64, 64), dtype=torch.uint8)
+    expected = thin_model.eval()(frames).logits
+    thin_model.checkpoint_activations()
+    monkeypatch.delattr("models.backbones.checkpoint")
+    assert torch.equal(thin_model(frames).logits, expected)
+    torch.testing.assert_close(prepare_for_inference(thin_model)(frames).logits, expected, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,14 @@
 """benchmarks/early_exit.py runs, and its models leave where they are told to."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.early_exit import main, thresholds_for, videos_per_exit
+from benchmarks import early_exit
+from benchmarks.early_exit import joined, main, thresholds_for, videos_per_exit
 from ops.exit_curve import exit_decisions
 from tests.conftest import SMALL, call, the_error
 
@@ -14,8 +17,15 @@ def test_a_small_benchmark_agrees_with_the_simulation(thin_networks, capsys):
     sizes = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     assert call(main, *sizes, "--videos", 4, "--batch_size", 2, "--rounds", 1, "--p", 10, 19) == 0
     printed = capsys.readouterr().out
-    assert printed.count("4 of 4 videos with the simulation's exit and class") == 2
-    assert len(re.findall(r"in turn -?\d+ %, patches at once -?\d+ %, the model as it is -?\d+ %", printed)) == 2
+    assert len(re.findall(r"^early exit, p = (?:10|19) \(\d+ % fewer GFLOPs\), ms/video", printed, re.MULTILINE)) == 2
+    assert len(re.findall(r"in turn -?\d+ %, at once -?\d+ %, as it is -?\d+ %", printed)) == 2
+
+
+def test_answers_other_than_the_simulations_are_an_error(thin_networks, monkeypatch, capsys):
+    monkeypatch.setattr(early_exit, "joined", lambda answers: replace(joined(answers), exits=torch.tensor([0, 2])))
+    sizes = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+    assert call(main, *sizes, "--videos", 2, "--rounds", 1, "--p", 10) == 2
+    assert "operating point 10: " in the_error(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("counts", [[3, 2, 1], [0, 6, 0], [6, 0, 0], [0, 0, 6]])
@@ -34,5 +44,4 @@ def test_the_shares_are_those_of_the_operating_point():
 
 def test_wrong_options_are_one_line(capsys):
     assert call(main, "--p", "20") == 2
-    error = the_error(capsys.readouterr().err)
-    assert all(name in error for name in ("--videos", "--batch_size", "--rounds", "--p"))
+    assert "--p must be from 1 to 19" in the_error(capsys.readouterr().err)

@@ -1,5 +1,6 @@
 """`--compile`, on backbones that are small enough to compile in seconds."""
 
+import copy
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import main
+from models.backbones import run_blocks
 from models.uni_adafocus import UniAdaFocus
 from ops.compilation import check_compiler, compile_backbones
 from ops.inference_network import InferenceNetwork, prepare_for_inference
@@ -56,6 +58,30 @@ def test_training_gives_the_same_maps_and_gradients_and_evaluation_is_left_alone
     backbone.eval()(images)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     assert list(model.state_dict()) == names
+
+
+@needs_compiler
+def test_activations_may_be_computed_again_in_a_compiled_backbone():
+    class Backbone(nn.Module):
+        """Two blocks, with the maps between them kept and the rest computed again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(SmallBackbone(), nn.Sequential(nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4)))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return run_blocks(self.blocks, images, checkpoints=True)
+
+    torch.manual_seed(0)
+    backbone, images = Backbone().double(), torch.rand(4, 3, 9, 9, dtype=torch.float64)
+    compiled = copy.deepcopy(backbone)
+    compiled.forward = torch.compile(compiled.forward, fullgraph=True)
+    for network in (backbone, compiled):
+        network(images).square().sum().backward()
+    for ours, expected in zip(compiled.parameters(), backbone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad)
+    for ours, expected in zip(compiled.buffers(), backbone.buffers(), strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 @needs_compiler

@@ -44,6 +44,24 @@ def test_pieces_that_do_not_divide_a_share_are_refused_in_one_line(pieces, optio
     assert not list(tmp_path.glob("UniAdaFocus*"))
 
 
+@pytest.mark.parametrize("script", [main, main_semiAMP])
+def test_activations_may_be_computed_again(script, options, tmp_path):
+    states = []
+    for number, change in enumerate(([], ["--checkpoint_activations"])):
+        folder = tmp_path / str(number)
+        assert call(script.main, *options, "--batch_size", 4, "--grad_accum", 2, "--root_log", folder, *change) == 0
+        states.append(torch.load(folder / FOLDER / "ckpt.pth.tar", weights_only=True)["state_dict"])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_two_processes_compute_activations_again(options, tmp_path):
+    call_together(main.main, *options, "--batch_size", 4, "--grad_accum", 2, "--checkpoint_activations")
+    state = torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)["state_dict"]
+    assert int(state["module.local_CNN.layer4.0.bn1.num_batches_tracked"]) == 2  # a step of two pieces
+    assert 0 < final_loss(tmp_path) < 100
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("scope", ["backbones", "all"])
 def test_training_in_either_half_precision(dtype, scope, options, tmp_path):

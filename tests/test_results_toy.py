@@ -1,4 +1,4 @@
-"""ops/toy_results.py: the toy results from training to tables."""
+"""results/toy.py: the toy results from training to tables."""
 
 import contextlib
 import json
@@ -8,11 +8,11 @@ import pytest
 
 import main
 import test_early_exit_uni_adafocus
-from ops import policy_report, toy_results
+from ops import policy_report
 from ops.errors import UserError
-from ops.toy_results import make_results
-from ops.toy_tables import over_seeds
-from tests.conftest import SMALL, call
+from results import toy
+from results.toy import make_results, markdown, over_seeds
+from tests.conftest import ROOT, SMALL, call, the_error
 from tests.thin import no_pictures, thin_networks
 
 DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12}
@@ -45,8 +45,8 @@ def in_this_process(patch: pytest.MonkeyPatch) -> list[str]:
         script, *rest = arguments[1:] if arguments[0] == "-m" else arguments
         assert call(scripts[script], *rest) == 0
 
-    patch.setattr(toy_results, "_step", step)
-    patch.setattr(toy_results, "ThreadPoolExecutor", _NoThreads)  # scripts listen for signals, which threads may not
+    patch.setattr(toy, "_step", step)
+    patch.setattr(toy, "ThreadPoolExecutor", _NoThreads)  # scripts listen for signals, which threads may not
     return steps
 
 
@@ -107,6 +107,16 @@ def test_a_step_that_fails_says_which_and_why_and_leaves_no_page(tmp_path, capsy
         make_results(1, 1, DATA, options, tmp_path / "data", tmp_path / "log", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().out.startswith("seed 0: training")
+
+
+def test_the_page_in_the_repository_is_that_of_its_figures():
+    figures = json.loads((ROOT / "results" / "toy.json").read_text())
+    assert markdown(figures) == (ROOT / "results" / "toy.md").read_text()
+
+
+def test_wrong_options_are_one_line(capsys):
+    assert call(toy.main, "--seeds", 0) == 2
+    assert "argument --seeds: 0 is below 1" in the_error(capsys.readouterr().err)
 
 
 def test_numbers_of_several_seeds_become_mean_and_deviation():

@@ -1,0 +1,246 @@
+"""Proof that it learns: trains on toy videos with several seeds, and measures what the policies are worth.
+
+    python results/toy.py --parallel 2        # as `make results` does; half an hour on two cores
+    python results/toy.py --seeds 5 --root_log log/toy_results --out results
+
+The last line then reads
+
+    done: 3 seeds; results/toy.md, toy.json and toy_early_exit.png
+
+Each seed is trained by main.py in ROOT_LOG/seed_N, and its last checkpoint, which no validation figure chose, goes
+through --set_ablation, ops.policy_report and the early-exit script. What is done already is not done again. All figures
+are read from the files that these leave.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":  # started by its path: look for modules in the repository, not in results/
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from models.ablation import FRAME_POLICIES, PATCH_POLICIES
+from ops import checkpoint
+from ops.ablation import FILE_NAME as ABLATION
+from ops.errors import EXIT_DONE, UserError, run_entry
+from ops.exit_curve import CRITERIA, ExitCurves, ExitPoint
+from ops.exit_files import curve_file, thresholds_file
+from ops.exit_logits import FILE_NAME as EXIT_LOGITS
+from ops.exit_runner import PICTURE
+from ops.metrics import main_metric
+from ops.session import run_folder
+from ops.setup import ROOT
+from ops.toy_dataset import ToySettings, make_toy_dataset
+from ops.visualize import draw_early_exit
+from opts import OneLineParser, build_parser, parse_options, whole
+
+# What the results are made with: the videos (`ops.toy_dataset.ToySettings`), and options of main.py for --dataset toy.
+# Frames of 128 pixels give glance maps of 4 x 4 cells. On those of 64 pixels, with 2 x 2 cells that each see the whole
+# frame, the spatial policy has nothing to tell places apart by. `norm_ratio` would make patches as large as the frame.
+DATA: dict[str, int] = {"num_train": 400, "num_val": 120, "frames": 16, "height": 144, "width": 168}
+OPTIONS: dict[str, Any] = {
+    "num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 2, "input_size": 128, "patch_size": 64,
+    "epochs": 9, "batch_size": 16, "lr": 0.01, "global_lr_ratio": 0.6, "stn_lr_ratio": 0.2, "temporal_lr_ratio": 0.2,
+    "classifier_lr_ratio": 0.02, "norm_ratio": 0.0, "workers": 1,
+}  # fmt: skip
+REPORT = "policy_report.json"
+SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
+
+
+def make_results(
+    seeds: int, parallel: int, data: Mapping[str, int], options: Mapping[str, Any], data_dir: Path, log: Path, out: Path
+) -> None:
+    """Train, measure and write toy.md, toy.json and toy_early_exit.png into `out`.
+
+    parallel: how many seeds at a time; data, options: as `DATA` and `OPTIONS`; data_dir, log: where videos and runs are
+    or will be. Raises UserError where a step fails, with its last line, and where the runs have other settings.
+    """
+    settings, kept = {"data": dict(data), "options": dict(options)}, log / "settings.json"
+    if kept.is_file() and json.loads(kept.read_text()) != settings:
+        raise UserError(f"{log} holds runs with other settings ({kept}): remove it, or choose another --root_log")
+    log.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(settings) + "\n")
+    make_toy_dataset(data_dir, ToySettings(**data))
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    given += ["--dataset", "toy", "--data_dir", str(data_dir.resolve())]
+    with ThreadPoolExecutor(parallel) as pool:
+        found = list(pool.map(partial(run_seed, given=given, log=log.resolve()), range(seeds)))
+    results = {"settings": settings, "seeds": found, "over_seeds": over_seeds(found)}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "toy.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / "toy.md").write_text(markdown(results))
+    draw_curves(out / "toy_early_exit.png", results)
+
+
+def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
+    """Train with one seed and measure, as far as that is not done; all that the files of the run say."""
+    command = [*given, "--seed", str(seed), "--root_log", str(log / f"seed_{seed}")]
+    options = parse_options(build_parser("one seed"), command)
+    folder = run_folder(options)
+    last, records = folder / checkpoint.LAST, folder / "metrics.jsonl"
+    # The checkpoint of an epoch is written after the epoch's record.
+    if not _is_newer(last, records) or len(records.read_text().splitlines()) < options.epochs:
+        _step(seed, f"training; see {folder / 'log.csv'}", ["main.py", *command, "--resume", "auto"])
+    resume = ["--resume", str(last)]
+    report = ["-m", "ops.policy_report", *resume, "--data_dir", options.data_dir, "--json", str(folder / REPORT)]
+    for name, made, arguments in (
+        ("ablation", ABLATION, ["main.py", *command, "--evaluate", *resume, "--set_ablation"]),
+        ("policies against the truth", REPORT, report),
+        ("early exit", PICTURE, ["test_early_exit_uni_adafocus.py", *command, *resume]),
+    ):
+        if not _is_newer(folder / made, last):
+            _step(seed, name, arguments)
+    with np.load(folder / EXIT_LOGITS) as arrays:
+        logits, labels = arrays["val_logits"], arrays["val_labels"]
+    costs = json.loads(thresholds_file(folder, CRITERIA[0]).read_text())["exit_gflops"]
+    return {
+        "seed": seed,
+        "ablation": _rows(folder / ABLATION),
+        "policies": json.loads((folder / REPORT).read_text()),
+        "early_exit": {criterion: _rows(curve_file(folder, criterion)) for criterion in CRITERIA},
+        "fixed_exits": [  # where all videos leave at the same exit
+            {"gflops": cost, "metric": main_metric(logits[:, number], labels, "accuracy")}
+            for number, cost in enumerate(costs)
+        ],
+    }
+
+
+def _step(seed: int, name: str, arguments: Sequence[str]) -> None:
+    print(f"seed {seed}: {name}", flush=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"seed {seed}, {name}: {lines[-1]}")
+
+
+def _is_newer(made: Path, source: Path) -> bool:
+    return made.is_file() and source.is_file() and made.stat().st_mtime >= source.stat().st_mtime
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """A CSV file's rows; what does not name a policy is a number."""
+    with open(path, newline="") as file:
+        return [
+            {name: text if name.endswith("_policy") else float(text) for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def over_seeds(runs: Sequence[Any]) -> Any:
+    """What several runs say, all of one structure, as one: a number becomes {"mean", "std"} (sample standard deviation,
+    None of a single run); text stays."""
+    first = runs[0]
+    if isinstance(first, Mapping):
+        return {name: over_seeds([run[name] for run in runs]) for name in first}
+    if isinstance(first, list):
+        return [over_seeds(each) for each in zip(*runs, strict=True)]
+    if isinstance(first, str):
+        return first
+    return {"mean": mean(runs), "std": stdev(runs) if len(runs) > 1 else None}
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The page; `results` as in toy.json."""
+    settings, found, seeds = results["settings"], results["over_seeds"], len(results["seeds"])
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    data = ", ".join(f"{name} {value}" for name, value in settings["data"].items())
+    options = " ".join(f"--{name} {value}" for name, value in settings["options"].items())
+    ablation = {(row["patch_policy"], row["frame_policy"]): row for row in found["ablation"]}
+    gflops = ablation["learned", "learned"]["gflops"]["mean"]
+    policies, fixed = found["policies"], found["fixed_exits"]
+    points = [point for point in found["early_exit"]["confidence"] if point["p"]["mean"] in SHOWN_POINTS]
+    exits = [(f"p = {point['p']['mean']:.0f}", point) for point in points]
+    exits = [("after the glance", fixed[0]), *exits, ("never", fixed[-1])]
+
+    def by_policies(head: str) -> str:
+        return _table(
+            ["patches", *(f"{frames} frames" for frames in FRAME_POLICIES)],
+            ([patches, *(ablation[patches, frames][head] for frames in FRAME_POLICIES)] for patches in PATCH_POLICIES),
+        )
+
+    parts = (
+        "# Results on the toy dataset",
+        f"Made by `python results/toy.py`: {spread}, in percent, of the last checkpoint on the validation videos.\n"
+        f"Videos: {data}. Options: `--dataset toy {options}`.",
+        f"## Top-1 accuracy, each at {gflops:.3f} GFLOPs per video",
+        by_policies("metric"),
+        f"## Top-1 accuracy of the focus steps alone, each at {gflops:.3f} GFLOPs per video",
+        by_policies("local_metric"),
+        "## Do the policies find what decides?",
+        _table(["focus frames", "in the time span of the badge"], policies["in_span"].items()),
+        _table(
+            ["patches", "of the badge inside the patch", "the patch, of the frame"],
+            ([name, value, policies["patch_area"][name]] for name, value in policies["covered"].items()),
+        ),
+        "## Early exit by confidence",
+        _table(
+            ["exit", "GFLOPs", "top-1 accuracy", "of random exits"],
+            (
+                [name, f"{row['gflops']['mean']:.3f}", row["metric"], row.get("random_metric", row["metric"])]
+                for name, row in exits
+            ),
+        ),
+        "![accuracy over GFLOPs](toy_early_exit.png)",
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | Mapping[str, float | None]]]) -> str:
+    lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: str | Mapping[str, float | None]) -> str:
+    """Text as it is, and a number as `over_seeds` has it."""
+    if isinstance(value, str):
+        return value
+    return f"{value['mean']:.1f}" + ("" if value["std"] is None else f" ± {value['std']:.1f}")
+
+
+def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
+    """The early-exit curve, averaged over the seeds point by point, as PNG. Raises UserError where that fails."""
+    found, seeds = results["over_seeds"], len(results["seeds"])
+    nothing = np.array([])  # the picture does not show the exits' shares and thresholds
+
+    def exit_point(point: Mapping[str, Mapping[str, float]]) -> ExitPoint:
+        p, *figures = (point[name]["mean"] for name in ("p", "gflops", "metric", "random_metric"))
+        return ExitPoint(int(p), *figures, nothing, nothing)
+
+    fixed = found["fixed_exits"]
+    curves = ExitCurves(
+        metric="accuracy",
+        gflops=[row["gflops"]["mean"] for row in fixed],
+        points={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
+        fixed=[row["metric"]["mean"] for row in fixed],
+    )
+    draw_early_exit(path, curves, "toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the results as the command line says; returns the exit code."""
+    parser = OneLineParser(description="Train and measure on toy videos, over several seeds.")
+    parser.add_argument("--seeds", type=whole(1), default=3, help="how many runs (default: 3)")
+    parser.add_argument("--parallel", type=whole(1), default=1, help="of them at a time (default: 1)")
+    parser.add_argument("--data_dir", type=Path, default=Path("data/toy_results"), help="default: data/toy_results")
+    parser.add_argument("--root_log", type=Path, default=Path("log/toy_results"), help="default: log/toy_results")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
+    given = parser.parse_args(arguments)
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // given.parallel)))  # of each run
+    make_results(given.seeds, given.parallel, DATA, OPTIONS, given.data_dir, given.root_log, given.out)
+    print(f"done: {given.seeds} seeds; {given.out / 'toy.md'}, toy.json and toy_early_exit.png")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.errors import UserError
+from ops.utils.errors import UserError
 
 METRICS = ("map", "accuracy")
 FRAMES_FOLDER = "frames"
@@ -124,7 +124,7 @@ def get_dataset(
     class_file = _find(folder, known.class_files, "class file", whose)
     train_split = _find(folder, known.train_splits, "training split", whose)
     val_split = _find(folder, known.val_splits, "validation split", whose)
-    from ops.annotations import first_names, has_several_labels  # bring in numpy, which `--help` can do without
+    from ops.data.annotations import first_names, has_several_labels  # bring in numpy, which `--help` can do without
 
     splits = (train_split, val_split)
     first = [name for split in splits for name in first_names(split, known.separator, limit=_FOLDERS_TO_LOOK_AT)]

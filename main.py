@@ -9,7 +9,7 @@ README.md has the published commands word for word.
 
 from collections.abc import Sequence
 
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 from opts import add_ablation_options, build_parser, parse_options
 
 

@@ -8,7 +8,7 @@ The same loop as main.py: float16 with gradient scaling on GPUs, bfloat16 on CPU
 
 from collections.abc import Sequence
 
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 from opts import add_ablation_options, add_half_precision_options, build_parser, parse_options
 
 

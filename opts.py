@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from ops.errors import EXIT_WRONG_INPUT, is_first_process
+from ops.utils.errors import EXIT_WRONG_INPUT, is_first_process
 
 # What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
 TOY_DEFAULTS = {
@@ -182,7 +182,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
 
 
 def add_decode_option(group: argparse._ArgumentGroup) -> None:
-    """Add `--decode`; see `ops.transforms`."""
+    """Add `--decode`; see `ops.data.transforms`."""
     group.add_argument(
         "--decode",
         choices=("fast", "pillow"),
@@ -193,7 +193,7 @@ def add_decode_option(group: argparse._ArgumentGroup) -> None:
 
 
 def add_precision_option(group: argparse._ArgumentGroup) -> None:
-    """Add `--eval_precision`; see `ops.inference_network.prepare_for_inference`."""
+    """Add `--eval_precision`; see `ops.inference.prepare_for_inference`."""
     group.add_argument(
         "--eval_precision",
         choices=("float32", "bfloat16", "float16"),

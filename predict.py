@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 from opts import OneLineParser, add_decode_option, positive, whole
 
 DEFAULT_OPERATING_POINT = 10  # of 1..19: between "leave early" and "leave late"
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.operating_point = options.operating_point or DEFAULT_OPERATING_POINT
     if options.json == options.csv == "-":
         parser.error("--json - and --csv - would mix: give one of them a file")
-    from ops.prediction_run import predict  # torch takes seconds to import; --help and wrong options should not
+    from ops.predict.run import predict  # torch takes seconds to import; --help and wrong options should not
 
     return predict(options)
 

@@ -11,7 +11,7 @@ with the same checkpoint and options computes only the curves anew. README.md ha
 
 from collections.abc import Sequence
 
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 from opts import add_early_exit_options, build_parser, parse_options
 
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(parser, arguments)
     if not options.resume and not options.summary:
         parser.error("early exit needs --resume, the checkpoint to evaluate")
-    from ops.exit_runner import run_early_exit  # torch takes seconds to import; --help and wrong options should not
+    from ops.early_exit.run import run_early_exit  # torch takes seconds to import; --help and wrong options should not
 
     return run_early_exit(options)
 

@@ -34,10 +34,10 @@ from benchmarks.yardstick import (
 )
 from models.uni_adafocus import Output
 from ops.engine import accumulate_gradients
-from ops.errors import UserError, run_entry
-from ops.inference_network import check_precision, prepare_for_inference
+from ops.inference import check_precision, prepare_for_inference
 from ops.optim import build_optimizer
 from ops.setup import train_in_half
+from ops.utils.errors import UserError, run_entry
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIONS = SIZES | {"batch_size": 1, "rounds": 2, "precision": ["float32", "bfloat16"]}

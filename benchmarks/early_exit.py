@@ -29,12 +29,12 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import SIZES, Row, run, take_turns
 from models.uni_adafocus import UniAdaFocus
-from ops.dynamic import EarlyExitInference, joined
-from ops.dynamic_runner import agreement
-from ops.errors import UserError, run_entry
-from ops.exit_curve import criterion_values
+from ops.early_exit.curve import criterion_values
+from ops.early_exit.inference import EarlyExitInference, joined
+from ops.early_exit.measure import agreement
 from ops.flops import exit_gflops
-from ops.inference_network import prepare_for_inference
+from ops.inference import prepare_for_inference
+from ops.utils.errors import UserError, run_entry
 
 OPTIONS = SIZES | {"videos": 8, "batch_size": 1, "rounds": 2, "focus_chunk": 1, "p": [10, 15, 19]}
 CRITERION = "confidence"

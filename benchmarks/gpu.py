@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baseline import Contestant, evaluation_row, training_rows
 from benchmarks.measuring import NAMES, SIZES, Row, median, run, take_turns
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 
 OPTIONS = SIZES | {"batch_size": 16, "rounds": 10, "device": "cuda", "peak_tflops": 0.0}
 

@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.extraction import HEIGHT, WIDTH, cluttered_scene
 from benchmarks.measuring import Row, one_core, row_of, run, take_turns
 from dataset_config import DatasetConfig, get_dataset
-from ops import transforms
-from ops.annotations import read_annotations
-from ops.data_check import find_problems
-from ops.dataset import VideoDataset, collate_clips, worker_init
-from ops.errors import run_entry
-from ops.images import read_array
+from ops.data import transforms
+from ops.data.annotations import read_annotations
+from ops.data.check import find_problems
+from ops.data.dataset import VideoDataset, collate_clips, worker_init
+from ops.data.images import read_array
+from ops.utils.errors import run_entry
 
 SEGMENTS, INPUT_SIZE = 48, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

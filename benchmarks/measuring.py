@@ -21,7 +21,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from ops.errors import EXIT_DONE, UserError
+from ops.utils.errors import EXIT_DONE, UserError
 from opts import OneLineParser, whole
 
 NAMES = ("yardstick", "ours")

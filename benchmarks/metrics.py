@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Row, row_of, run, take_turns
-from ops.errors import run_entry
-from ops.exit_curve import CRITERIA, exit_curve, exit_decisions
+from ops.early_exit.curve import CRITERIA, exit_curve, exit_decisions
 from ops.metrics import mean_average_precision
+from ops.utils.errors import run_entry
 
 # The split whose mAP is computed, and those of the early-exit curves: ActivityNet's.
 OPTIONS = {

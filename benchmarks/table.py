@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks import baseline, early_exit, extraction, loading, metrics
 from benchmarks.measuring import SIZES, Row, run
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 
 # Each benchmark with what is smaller here than where it runs alone.
 PARTS = {

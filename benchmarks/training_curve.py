@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from models.uni_adafocus import UniAdaFocus
-from ops.errors import EXIT_DONE, run_entry
 from ops.losses import training_losses
 from ops.optim import build_optimizer
+from ops.utils.errors import EXIT_DONE, run_entry
 from opts import whole
 from tests.reference import recipe
 

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES, Policies, outputs_of_policies
 from models.uni_adafocus import Output, UniAdaFocus
-from ops import distributed, engine
-from ops.dataset import VideoDataset
+from ops import engine
+from ops.data.dataset import VideoDataset
+from ops.data.replaced import report_replaced
 from ops.flops import exit_gflops
 from ops.metrics import METRIC_NAMES, main_metric, step_mean
-from ops.replaced_frames import report_replaced
-from ops.session import Run
-from ops.whole_file import whole_file
+from ops.utils import distributed
+from ops.utils.files import whole_file
+from ops.utils.session import Run
 
 FILE_NAME = "ablation.csv"
 DRAWS = 3  # of policies that choose at random

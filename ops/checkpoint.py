@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ops import distributed
 from ops.engine import TrainingState
-from ops.errors import UserError
+from ops.utils import distributed
+from ops.utils.errors import UserError
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
 BESIDE = ".writing"  # ends the names of files that are being written

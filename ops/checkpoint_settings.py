@@ -16,7 +16,7 @@ from torch import Tensor
 from models.backbones import STRIDE
 from models.uni_adafocus import UniAdaFocus
 from ops.checkpoint import Checkpoint, load_model
-from ops.errors import UserError
+from ops.utils.errors import UserError
 
 # Settings that no tensor tells, with the published values.
 PUBLISHED = {"num_segments": 48, "patch_size": 128, "temperature": 1.0, "dropout": 0.2, "fc_dropout": 0.2}

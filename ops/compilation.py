@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.uni_adafocus import UniAdaFocus
-from ops.errors import UserError
+from ops.utils.errors import UserError
 
 
 def compile_backbones(model: UniAdaFocus) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.uni_adafocus import Output, UniAdaFocus
-from ops import distributed
-from ops.errors import UserError
-from ops.inference_network import prepare_for_inference
+from ops.inference import prepare_for_inference
 from ops.losses import training_losses
 from ops.metrics import evaluation_metrics, step_mean, training_accuracy
+from ops.utils import distributed
+from ops.utils.errors import UserError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # frames uint8 [b, T, 3, H, W], labels int64 [b, 3], indices int64 [b]
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops import distributed
 from ops.engine import Step
-from ops.errors import UserError
 from ops.losses import LOSS_NAMES
 from ops.metrics import TRAINING_ACCURACIES
+from ops.utils import distributed
+from ops.utils.errors import UserError
 
 NAMES = (*LOSS_NAMES, *TRAINING_ACCURACIES)
 

@@ -6,25 +6,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from models.uni_adafocus import UniAdaFocus
-from ops import checkpoint, distributed, engine
+from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
-from ops.data_check import check_only
-from ops.dataset import VideoDataset
+from ops.data.check import check_only
+from ops.data.dataset import VideoDataset
+from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
+from ops.data.replaced import report_replaced
 from ops.engine import Batch, TrainingState
-from ops.errors import EXIT_DONE, is_first_process
-from ops.evaluation_outputs import report_precision, show_in_tensorboard, write_files
-from ops.inference_network import prepare_for_inference
-from ops.loaders import EvaluationBatches, TrainingBatches, build_loader
-from ops.logger import set_earlier_run_aside
+from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory
 from ops.optim import learning_rate, set_learning_rate
-from ops.predictions import save_predictions
-from ops.replaced_frames import report_replaced
-from ops.session import Run, start
+from ops.report.curves import draw_run
+from ops.report.outputs import report_precision, show_in_tensorboard, write_files
+from ops.report.predictions import save_predictions
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
-from ops.signals import Stopped
 from ops.summary import print_summary
-from ops.training_curves import draw_run
+from ops.utils import distributed
+from ops.utils.errors import EXIT_DONE, is_first_process
+from ops.utils.logger import set_earlier_run_aside
+from ops.utils.session import Run, start
+from ops.utils.signals import Stopped
 
 LAST_EPOCHS_EVALUATED = 9
 PUBLISHED_LABELS = {"loss": "Loss", "Acc_pred@1": "Prec@1", "Acc_pred@5": "Prec@5"}  # of console lines

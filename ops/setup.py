@@ -17,16 +17,17 @@ from torch.nn.parallel import DistributedDataParallel
 import dataset_config
 from models.backbones import WeightsError, load_imagenet_weights
 from models.uni_adafocus import UniAdaFocus
-from ops import checkpoint, distributed
+from ops import checkpoint
 from ops.compilation import check_compiler, compile_backbones
-from ops.data_check import check_splits
-from ops.dataset import VideoDataset
+from ops.data.check import check_splits
+from ops.data.dataset import VideoDataset
+from ops.data.loaders import TrainingBatches
 from ops.engine import TrainingState
-from ops.errors import UserError
-from ops.inference_network import check_precision
-from ops.loaders import TrainingBatches
+from ops.inference import check_precision
 from ops.optim import build_optimizer
-from ops.session import Run
+from ops.utils import distributed
+from ops.utils.errors import UserError
+from ops.utils.session import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -125,7 +126,7 @@ def find_checkpoint(run: Run) -> checkpoint.Checkpoint | None:
 def find_dataset(options: argparse.Namespace) -> dataset_config.DatasetConfig:
     """The dataset's files; the toy dataset is made where it is not there yet."""
     if options.dataset == "toy":
-        from ops.toy_dataset import make_toy_dataset  # needed for this dataset only
+        from ops.toy.dataset import make_toy_dataset  # needed for this dataset only
 
         with distributed.main_process_first():
             if distributed.is_main_process():

@@ -8,16 +8,27 @@ Early exit, predictions and pictures all come from this one forward.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from models.uni_adafocus import Decision, Glance, UniAdaFocus
-from ops.frame_sources import FrameSource
-from ops.inspection import Inspection, Trace
+from ops.data.sources import FrameSource
 
 Part = TypeVar("Part", Tensor, Glance, Decision)
+
+
+class Trace(Protocol):
+    """Something that records the steps."""
+
+    def begin(self, segments: Tensor, frames: Tensor, decision: Decision, logits: Tensor) -> None:
+        """The glance: segments int64 [B, G] with their frames uint8 [B * G, 3, S, S], what the policies decided then,
+        and logits [B, 1, C] after it."""
+
+    def add(self, videos: Tensor, frames: Tensor, normalised: Tensor, actions: Tensor, logits: Tensor) -> None:
+        """The next f patches of each of the videos [n]: frames uint8 [n * f, 3, S, S], the same normalised, actions
+        [n, f, 4], and logits [n, f, C] after each patch."""
 
 
 @dataclass
@@ -77,14 +88,6 @@ def stepwise(
             logits = logits[:, [number - 1 - first for number in exits]]
         step = Step(videos, stop, exits, logits.float().cpu())
         yield step
-
-
-def inspect_videos(model: UniAdaFocus, source: FrameSource) -> list[Inspection]:
-    """Look at all patches of each video in a batch, without early exit. Raises what `stepwise` and `Trace` do."""
-    trace = Trace(model)
-    for _ in stepwise(model, source, [(model.num_focus_segments, [])], trace):
-        pass
-    return trace.inspections()
 
 
 def _rows(part: Part | None, stay: Tensor) -> Part | None:

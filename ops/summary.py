@@ -13,10 +13,10 @@ from torch import nn
 
 from dataset_config import BUILT_IN, BuiltIn, read_classes
 from models.uni_adafocus import UniAdaFocus
-from ops.errors import EXIT_DONE, UserError, is_first_process
 from ops.flops import cost_table, exit_gflops, gflops, part_gflops
 from ops.setup import build_model
-from ops.toy_dataset import ToySettings
+from ops.toy.dataset import ToySettings
+from ops.utils.errors import EXIT_DONE, UserError, is_first_process
 
 KNOWN_CLASSES = {"actnet": 200, "fcvid": 239, "minik": 200, "toy": ToySettings().num_classes}
 

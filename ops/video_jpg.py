@@ -13,10 +13,10 @@ command again after a stop or a failure: finished videos are skipped, unfinished
 DATA/frames/failed.txt, and the exit code is then 1.
 
 The published split files count on one frame per second for FCVID (`--frame_rate 1`) and on the videos' own rate for
-ActivityNet and Mini-Kinetics (the default). The frames are as many as ffmpeg makes; see `ops.frame_timing`.
+ActivityNet and Mini-Kinetics (the default). The frames are as many as ffmpeg makes; see `ops.video.frame_timing`.
 
 `--write_split` writes classInd.txt, train_split.txt and val_split.txt into DATA, the folder that holds the frames root;
-`ops.split_files` says what the table looks like.
+`ops.video.split_files` says what the table looks like.
 
 OpenCV reads the videos and needs nothing else. Its JPEG files are better and larger than the published ones: on a
 synthetic 640x360 clip (benchmarks/extraction.py) 32 dB PSNR at 42 kB per frame with the default `--jpeg_quality 75`,
@@ -36,13 +36,13 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dataset_config import BUILT_IN, BuiltIn
-from ops.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
-from ops.extraction import Summary, extract_videos
-from ops.extraction_plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
-from ops.failure_list import FAILED_FILE, printable
-from ops.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, FrameSettings, FrameTemplate
-from ops.split_files import LabelledVideo, read_labels, write_split_files
-from ops.video_reader import silence_decoders
+from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
+from ops.utils.failure_list import FAILED_FILE, printable
+from ops.video.extraction import Summary, extract_videos
+from ops.video.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, FrameSettings, FrameTemplate
+from ops.video.plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
+from ops.video.reader import silence_decoders
+from ops.video.split_files import LabelledVideo, read_labels, write_split_files
 
 DATASETS = ("actnet", "fcvid", "minik")
 _FAILURES_TO_NAME = 5

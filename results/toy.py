@@ -8,7 +8,7 @@ The last line then reads
     done: 3 seeds; results/toy.md, toy.json and toy_early_exit.png
 
 Each seed is trained by main.py in ROOT_LOG/seed_N, and its last checkpoint, which no validation figure chose, goes
-through --set_ablation, ops.policy_report and the early-exit script. What is done already is not done again. All figures
+through --set_ablation, ops.toy.policies and the early-exit script. What is done already is not done again. All figures
 are read from the files that these leave.
 """
 
@@ -32,19 +32,19 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES
 from ops import checkpoint
 from ops.ablation import FILE_NAME as ABLATION
-from ops.errors import EXIT_DONE, UserError, run_entry
-from ops.exit_curve import CRITERIA, ExitCurves, ExitPoint
-from ops.exit_files import curve_file, thresholds_file
-from ops.exit_logits import FILE_NAME as EXIT_LOGITS
-from ops.exit_runner import PICTURE
+from ops.early_exit.curve import CRITERIA, ExitCurves, ExitPoint
+from ops.early_exit.figure import draw_early_exit
+from ops.early_exit.logits import FILE_NAME as EXIT_LOGITS
+from ops.early_exit.run import PICTURE
+from ops.early_exit.thresholds import curve_file, thresholds_file
 from ops.metrics import main_metric
-from ops.session import run_folder
 from ops.setup import ROOT
-from ops.toy_dataset import ToySettings, make_toy_dataset
-from ops.visualize import draw_early_exit
+from ops.toy.dataset import ToySettings, make_toy_dataset
+from ops.utils.errors import EXIT_DONE, UserError, run_entry
+from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
 
-# What the results are made with: the videos (`ops.toy_dataset.ToySettings`), and options of main.py for --dataset toy.
+# What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options of main.py for --dataset toy.
 # Frames of 128 pixels give glance maps of 4 x 4 cells. On those of 64 pixels, with 2 x 2 cells that each see the whole
 # frame, the spatial policy has nothing to tell places apart by. `norm_ratio` would make patches as large as the frame.
 DATA: dict[str, int] = {"num_train": 400, "num_val": 120, "frames": 16, "height": 144, "width": 168}
@@ -92,7 +92,7 @@ def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
     if not _is_newer(last, records) or len(records.read_text().splitlines()) < options.epochs:
         _step(seed, f"training; see {folder / 'log.csv'}", ["main.py", *command, "--resume", "auto"])
     resume = ["--resume", str(last)]
-    report = ["-m", "ops.policy_report", *resume, "--data_dir", options.data_dir, "--json", str(folder / REPORT)]
+    report = ["-m", "ops.toy.policies", *resume, "--data_dir", options.data_dir, "--json", str(folder / REPORT)]
     for name, made, arguments in (
         ("ablation", ABLATION, ["main.py", *command, "--evaluate", *resume, "--set_ablation"]),
         ("policies against the truth", REPORT, report),

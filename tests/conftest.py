@@ -27,8 +27,8 @@ import pytest
 import torch
 
 from models.uni_adafocus import UniAdaFocus
-from ops import distributed
-from ops.errors import run_entry
+from ops.utils import distributed
+from ops.utils.errors import run_entry
 from tests import thin
 from tests.reference import recipe
 
@@ -41,7 +41,7 @@ SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name}",
 SMALL_OPTIONS += ["--pretrained", "none", "--batch_size", "2", "--workers", "0", "--print-freq", "1"]
 SLOW_FILES = {
     "test_readme_fine_tuning.py", "test_resume.py", "test_uni_adafocus.py", "test_main.py", "test_whole_runs.py",
-    "test_inference_network.py", "test_benchmark_baseline.py", "test_benchmark_training_curve.py",
+    "test_inference.py", "test_benchmark_baseline.py", "test_benchmark_training_curve.py",
 }  # fmt: skip
 THIN = ["-m", "tests.thin"]  # before the name of a script, for a process: as the fixtures thin_networks and no_pictures
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from ops.inspection import Inspection
+from ops.report.inspection import Inspection
 
 
 def make_inspection(

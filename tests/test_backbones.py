@@ -15,7 +15,7 @@ from models.backbones import (
     load_imagenet_weights,
 )
 from models.uni_adafocus import UniAdaFocus
-from ops.inference_network import prepare_for_inference
+from ops.inference import prepare_for_inference
 from ops.losses import training_losses
 from tests.conftest import SMALL
 

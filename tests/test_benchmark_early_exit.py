@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import early_exit
 from benchmarks.early_exit import joined, main, thresholds_for, videos_per_exit
-from ops.exit_curve import exit_decisions
+from ops.early_exit.curve import exit_decisions
 from tests.conftest import SMALL, call, the_error
 
 

@@ -12,8 +12,8 @@ import torch
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.engine import TrainingState
-from ops.errors import UserError
 from ops.optim import build_optimizer
+from ops.utils.errors import UserError
 from tests.conftest import SMALL
 
 RATIOS = {"temporal_lr_ratio": 0.2, "stn_lr_ratio": 0.2, "global_lr_ratio": 0.5, "classifier_lr_ratio": 20.0}

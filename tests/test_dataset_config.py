@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataset_config import BUILT_IN, COMMON_TEMPLATES, find_frames, get_dataset, read_classes
-from ops.errors import UserError
+from ops.utils.errors import UserError
 from tests.conftest import ROOT
 
 

@@ -7,9 +7,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.uni_adafocus import UniAdaFocus
 from ops.engine import Step, accumulate_gradients, collect, evaluate, seed_step
-from ops.errors import UserError
 from ops.loss_history import NAMES, LossHistory
 from ops.losses import LOSS_NAMES
+from ops.utils.errors import UserError
 from tests.conftest import reference_weights
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from dataset_config import get_dataset, read_classes
 from ops import checkpoint
-from ops.annotations import read_annotations
-from ops.dataset import VideoDataset
-from ops.errors import UserError
-from ops.images import BadFrame, read_array, read_image
+from ops.data.annotations import read_annotations
+from ops.data.dataset import VideoDataset
+from ops.data.images import BadFrame, read_array, read_image
+from ops.utils.errors import UserError
 
 ROWS = st.lists(st.tuples(st.text(max_size=8), st.integers(-5, 2**70), st.integers(-5, 8)), max_size=5)
 QUICK = settings(max_examples=200, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])

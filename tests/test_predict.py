@@ -14,16 +14,16 @@ import torch
 
 import predict
 from models.uni_adafocus import UniAdaFocus
-from ops.errors import UserError
-from ops.exit_curve import compute_curves, exit_decisions
-from ops.exit_files import Weights, file_hash, write_thresholds
-from ops.extraction import extract_videos
+from ops.early_exit.curve import compute_curves, exit_decisions
+from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from ops.flops import exit_gflops
-from ops.frame_folders import FrameSettings
-from ops.prediction_run import find_device
-from ops.video_batch import SegmentReader, VideoBatch
-from ops.video_frames import VideoFile
-from ops.video_paths import find
+from ops.predict.batches import SegmentReader, VideoBatch
+from ops.predict.paths import find
+from ops.predict.run import find_device
+from ops.utils.errors import UserError
+from ops.video.extraction import extract_videos
+from ops.video.frame_folders import FrameSettings
+from ops.video.frames import VideoFile
 from tests.conftest import SMALL, call, reference_weights, run_script, the_error
 from tests.thin import thin_networks
 from tests.videos import make_colourful_video

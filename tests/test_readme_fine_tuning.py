@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.uni_adafocus import UniAdaFocus
-from ops.toy_scene import CLASS_NAMES, draw_video
+from ops.toy.scene import CLASS_NAMES, draw_video
 from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_script
 
 PUBLISHED_RUN, SMALL_RUN = "UniAdaFocus_mine_mbv2_segment48_e20", "UniAdaFocus_mine_mbv2_segment6_e1"

@@ -13,8 +13,8 @@ import main
 import main_semiAMP
 import test_early_exit_uni_adafocus
 from dataset_config import get_dataset
-from ops import data_check
-from ops.annotations import read_annotations
+from ops.data import check as data_check
+from ops.data.annotations import read_annotations
 from tests.conftest import SMALL_OPTIONS, call, write_frames
 
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")

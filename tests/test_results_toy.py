@@ -8,8 +8,8 @@ import pytest
 
 import main
 import test_early_exit_uni_adafocus
-from ops import policy_report
-from ops.errors import UserError
+from ops.toy import policies as policy_report
+from ops.utils.errors import UserError
 from results import toy
 from results.toy import make_results, markdown, over_seeds
 from tests.conftest import ROOT, SMALL, call, the_error
@@ -37,7 +37,7 @@ def in_this_process(patch: pytest.MonkeyPatch) -> list[str]:
     scripts = {
         "main.py": main.main,
         "test_early_exit_uni_adafocus.py": test_early_exit_uni_adafocus.main,
-        "ops.policy_report": policy_report.main,
+        "ops.toy.policies": policy_report.main,
     }
 
     def step(seed, name, arguments):

@@ -13,10 +13,10 @@ import torch
 import main
 import test_early_exit_uni_adafocus as script
 from models.uni_adafocus import UniAdaFocus
-from ops import dynamic
 from ops.early_exit import exit_decisions
-from ops.signals import StopRequest
+from ops.early_exit import inference as dynamic
 from ops.stepwise import stepwise
+from ops.utils.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
 from tests.thin import thin_networks
 

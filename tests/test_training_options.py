@@ -7,8 +7,8 @@ import torch
 
 import main
 import main_semiAMP
-from ops.errors import UserError
 from ops.setup import train_in_half
+from ops.utils.errors import UserError
 from tests.conftest import SMALL_OPTIONS, call, call_together, the_error
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e1"

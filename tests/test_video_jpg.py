@@ -10,9 +10,9 @@ import time
 import cv2
 import pytest
 
-from ops.errors import UserError
-from ops.extraction_plan import plan
-from ops.frame_folders import FrameSettings, FrameTemplate, _unfinished_mark, ffmpeg_command, scaled_size
+from ops.utils.errors import UserError
+from ops.video.frame_folders import FrameSettings, FrameTemplate, _unfinished_mark, ffmpeg_command, scaled_size
+from ops.video.plan import plan
 from ops.video_jpg import extract_videos, main
 from tests.conftest import ROOT, call, run_script, the_error
 from tests.videos import frame_number, make_video

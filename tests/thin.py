@@ -55,9 +55,9 @@ def no_pictures() -> Iterator[None]:
     with (
         patch("ops.runner.show_in_tensorboard", lambda *_: None),
         patch("ops.runner.draw_run", lambda folder: None),
-        patch("ops.evaluation_outputs.draw_run", lambda folder: None),
-        patch("ops.exit_runner.draw_early_exit", lambda path, *_: path.touch()),
-        patch("ops.logger.RunLogger.scalars", lambda *_: None),
+        patch("ops.report.outputs.draw_run", lambda folder: None),
+        patch("ops.early_exit.run.draw_early_exit", lambda path, *_: path.touch()),
+        patch("ops.utils.logger.RunLogger.scalars", lambda *_: None),
     ):
         yield
 

@@ -1,0 +1,70 @@
+"""Which videos each process sees in which step: pure functions of the seed and the epoch, so a run can be repeated."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from ops.data.dataset import VideoDataset, collate_clips, worker_init
+from ops.utils.errors import UserError
+
+
+class TrainingBatches(Sampler[list[int]]):
+    """Shuffled batches of one process: its equal share of each global batch; an incomplete last batch is left out.
+
+    The global batches depend on the seed and the epoch only, not on the number of processes.
+    """
+
+    def __init__(self, num_videos: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise UserError(f"--batch_size {batch_size} cannot be shared equally by {world_size} processes")
+        if num_videos < batch_size:
+            raise UserError(f"--batch_size {batch_size} is larger than the training split ({num_videos} videos)")
+        self.num_videos, self.batch_size, self.seed = num_videos, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.first_step = 0, 0
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch whose order the next iteration gives, and how many of its steps are already done."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return self.num_videos // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_videos)
+        share = self.batch_size // self.world_size
+        for step in range(self.first_step, len(self)):
+            start = step * self.batch_size + self.rank * share
+            yield order[start : start + share].tolist()
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Every `world_size`-th video in order, in batches; each video stands in exactly one process's batches."""
+
+    def __init__(self, num_videos: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = list(range(rank, num_videos, world_size))
+        self.batch_size = max(1, batch_size)
+        self.common_steps = -(-(num_videos // world_size) // self.batch_size)  # how many batches every process has
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield self.indices[start : start + self.batch_size]
+
+
+def build_loader(dataset: VideoDataset, batches: Sampler[list[int]], workers: int, device: torch.device) -> DataLoader:
+    """Batches of (frames uint8 [B, T, 3, H, W], labels int64 [B, 3], indices int64 [B])."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate_clips,
+        worker_init_fn=worker_init,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )

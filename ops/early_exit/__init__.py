@@ -1,0 +1,29 @@
+"""Sample-wise early exit: the place to import it from.
+
+The arithmetic on logits is in `curve`, inference that stops in `inference`, thresholds on disk in `thresholds`.
+"""
+
+from ops.early_exit.curve import (
+    CRITERIA,
+    ExitPoint,
+    criterion_values,
+    exit_curve,
+    exit_decisions,
+    exit_thresholds,
+)
+from ops.early_exit.inference import EarlyExitInference, ExitResult
+from ops.early_exit.thresholds import read_thresholds
+from ops.inference import prepare_for_inference
+
+__all__ = [
+    "CRITERIA",
+    "EarlyExitInference",
+    "ExitPoint",
+    "ExitResult",
+    "criterion_values",
+    "exit_curve",
+    "exit_decisions",
+    "exit_thresholds",
+    "prepare_for_inference",
+    "read_thresholds",
+]

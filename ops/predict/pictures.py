@@ -1,0 +1,69 @@
+"""Pictures and clips of what the network looked at: one file of each kind per video."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.predict.batches import READING_ERRORS, SegmentReader, reason
+from ops.report.clips import draw_inspection, save_inspection_video
+from ops.report.inspection import Inspection
+from ops.utils.errors import UserError
+
+PLAYED_RATE = 25.0  # frames per second of a clip, where the video is a folder of frames
+_LONGEST_NAME = 100  # characters
+
+
+class Illustrator:
+    """Writes pictures to the folder `images` and clips to the folder `clips`, which are made; None: none of these.
+
+    videos: all that may come. Raises UserError for a folder that cannot be made.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str], videos: Sequence[Path], images: Path | None, clips: Path | None
+    ) -> None:
+        self.class_names, self.images, self.clips = class_names, images, clips
+        self.names = file_names(videos)
+        for folder in filter(None, (images, clips)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+
+    def __call__(self, path: Path, reader: SegmentReader, inspection: Inspection) -> tuple[dict[str, Path], str]:
+        """Returns the files written, by kind ("image", "clip"), and why one could not be made, or "".
+
+        Raises UserError where a file cannot be written.
+        """
+        video, files, problem = reader.video, {}, ""
+        if self.images:
+            files["image"] = self.images / f"{self.names[path]}.png"
+            times = None if video.rate is None else (reader.numbers - 1) / video.rate
+            draw_inspection(files["image"], inspection, title=path.name, class_names=self.class_names, times=times)
+        if self.clips:
+            clip, rate = self.clips / f"{self.names[path]}.mp4", video.rate or PLAYED_RATE
+            frames = video.read(range(1, len(video) + 1))
+            try:
+                save_inspection_video(clip, frames, len(video), rate, inspection, class_names=self.class_names)
+                files["clip"] = clip
+            except READING_ERRORS as error:
+                problem = f"no clip: {reason(error)}"
+        return files, problem
+
+
+def file_names(videos: Sequence[Path]) -> dict[Path, str]:
+    """A plain name for the files about each video, without an ending: its path from the folder common to all."""
+    common = os.path.commonpath([os.path.abspath(video.parent) for video in videos]) if videos else ""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for video in videos:
+        path = os.path.splitext(os.path.relpath(os.path.abspath(video), common))[0]
+        plain = re.sub(r"[^\w.-]+", "_", path).strip("._")[-_LONGEST_NAME:] or "video"
+        name, number = plain, 1
+        while name.lower() in taken:  # some file systems do not tell A from a
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(name.lower())
+        names[video] = name
+    return names

@@ -1,0 +1,153 @@
+"""Videos -> predictions, batch by batch, with early exit where there are thresholds.
+
+predictor = Predictor(model, thresholds, "confidence")
+for outcome in predictor(ops.predict.paths.find(["clips"])):
+    ...                                             # a Prediction or a Failure, in the order of the videos
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.uni_adafocus import UniAdaFocus
+from ops.data.dataset import BACKENDS
+from ops.early_exit.inference import EarlyExitInference
+from ops.flops import exit_gflops
+from ops.inference import float32_convolutions, prepare_for_inference
+from ops.metrics import ArrayLike
+from ops.predict.batches import READING_ERRORS, SegmentReader, VideoBatch, reason
+from ops.predict.paths import FoundVideo
+from ops.report.inspection import Inspection, InspectionTrace
+from ops.utils.errors import UserError
+from ops.video.frame_folders import FrameSettings
+from ops.video.frames import FrameFolder, VideoFile
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one video."""
+
+    path: Path
+    labels: list[int]  # the likeliest classes, the likeliest first
+    probabilities: list[float]  # of these, 0..1; those of all classes sum to 1
+    patches: int  # looked at before the video left: 0 after the glance .. F
+    gflops: float
+    seconds: float  # reading included; of a batch of several videos, an equal share
+    replaced: int = 0  # frames that could not be read and were replaced by the nearest good one
+    files: dict[str, Path] = field(default_factory=dict)  # written about it, by kind
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that could not be read, and why; or a file about it that could not be made."""
+
+    path: Path
+    reason: str
+
+
+Outcome = Prediction | Failure
+# Draws what was seen in a video: its path, its frames, what the network saw -> files by kind, and what failed or "".
+Illustrate = Callable[[Path, SegmentReader, Inspection], tuple[dict[str, Path], str]]
+
+
+class Predictor:
+    """Predicts the classes of videos with one network.
+
+    Args:
+        model: in evaluation mode, on its device.
+        thresholds: [F + 1], as `EarlyExitInference` takes them; without them each video gets all F patches.
+        criterion: of the thresholds.
+        topk: classes of each video in its prediction, at most all.
+        batch_size: videos at a time.
+        settings: height and frame rate of the frames, as for `ops.video_jpg`.
+        decode: as for `VideoDataset`.
+        illustrate: draws what was seen.
+    """
+
+    def __init__(
+        self,
+        model: UniAdaFocus,
+        thresholds: ArrayLike | None = None,
+        criterion: str = "confidence",
+        *,
+        topk: int = 5,
+        batch_size: int = 8,
+        settings: FrameSettings = FrameSettings(),
+        decode: str = BACKENDS[0],
+        illustrate: Illustrate | None = None,
+    ) -> None:
+        self.gflops = exit_gflops(model)
+        self.model = prepare_for_inference(model)
+        if thresholds is None:
+            thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
+        self.inference = EarlyExitInference(self.model, thresholds, criterion)
+        self.topk, self.batch_size = min(topk, model.num_classes), batch_size
+        self.settings, self.decode, self.illustrate = settings, decode, illustrate
+
+    def __call__(self, videos: Sequence[FoundVideo]) -> Iterator[Outcome]:
+        """One outcome for each video, as soon as its batch is done; where pictures failed, one more. Raises UserError
+        where the network's logits are not finite or memory is short."""
+        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            for first in range(0, len(videos), self.batch_size):
+                with float32_convolutions():  # which the thresholds were found in
+                    outcomes = self._batch(videos[first : first + self.batch_size], threads)
+                yield from outcomes
+
+    def _batch(self, found: Sequence[FoundVideo], threads: Executor, decode_all: bool = False) -> list[Outcome]:
+        """The outcomes of one batch, in the order of the videos. A damaged file is tried once more by itself, with
+        decode_all: decoded from end to end, as extraction does."""
+        started = time.perf_counter()
+        readers = list(threads.map(partial(self._open, decode_all=decode_all), found))
+        batch = VideoBatch([reader for reader in readers if isinstance(reader, SegmentReader)], threads)
+        trace = InspectionTrace(self.model) if self.illustrate else None
+        outcomes: list[Outcome] = []
+        try:
+            result = self.inference(batch, trace) if len(batch) else None
+            seconds = (time.perf_counter() - started) / len(found)
+            inspections = trace.inspections() if trace and len(batch) else [None] * len(batch)
+            places = iter(range(len(batch)))
+            for video, reader in zip(found, readers, strict=True):
+                if isinstance(reader, Failure):
+                    outcomes.append(reader)
+                    continue
+                place = next(places)
+                if place in batch.broken:
+                    can_try = isinstance(reader.video, VideoFile) and not reader.video.all_decoded
+                    failed = Failure(video.path, batch.broken[place])
+                    outcomes += self._batch([video], threads, decode_all=True) if can_try else [failed]
+                    continue
+                prediction = self._prediction(video.path, result.logits[place], int(result.patches[place]), seconds)
+                files, problem = self.illustrate(video.path, reader, inspections[place]) if trace else ({}, "")
+                outcomes.append(replace(prediction, replaced=reader.video.replaced, files=files))
+                if problem:
+                    outcomes.append(Failure(video.path, problem))
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"out of GPU memory with --batch_size {self.batch_size}: lower it") from error
+        finally:
+            for reader in batch.readers:
+                reader.video.close()
+        return outcomes
+
+    def _prediction(self, path: Path, logits: Tensor, patches: int, seconds: float) -> Prediction:
+        """Of one video, from its logits [C]."""
+        probabilities, labels = logits.softmax(dim=0).topk(self.topk)
+        return Prediction(path, labels.tolist(), probabilities.tolist(), patches, self.gflops[patches], seconds)
+
+    def _open(self, found: FoundVideo, decode_all: bool = False) -> SegmentReader | Failure:
+        try:
+            if found.template is not None:
+                video = FrameFolder(found.path, found.template, self.decode)
+            else:
+                threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
+                video = VideoFile(found.path, self.settings.frame_rate, self.settings.height, threads, decode_all)
+        except READING_ERRORS as error:
+            return Failure(found.path, reason(error))
+        return SegmentReader(video, self.model, self.decode)

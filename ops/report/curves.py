@@ -1,0 +1,173 @@
+"""Curves of a run, or of several for comparison, from the metrics.jsonl that training writes.
+
+    python -m ops.report.curves log/UniAdaFocus_actnet_mbv2_segment48_e50
+    python -m ops.report.curves log/one_run log/another --output comparison.png
+
+The last line then reads
+
+    done: comparison.png
+
+For one folder the picture is its curves.png, unless --output says otherwise; training and `--evaluate` write it too.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # started by its path: look for modules in the repository, not in ops/
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ops.early_exit.figure import STYLE
+from ops.losses import LOSS_NAMES
+from ops.report.text import fitted
+from ops.utils.errors import EXIT_DONE, UserError, run_entry
+from ops.utils.files import whole_file
+
+Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
+METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.png"
+MAIN_METRICS = ("mAP", "Acc_pred@1")
+# Told apart by colour-blind readers too (Okabe and Ito); with more lines they come again, dashed.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", (0, (4, 2)), (0, (1, 1)))
+MANY_EPOCHS = 30  # above, lines without a mark for each
+
+
+def draw_run(folder: Path) -> Path | None:
+    """Write the curves of a run's folder there; returns the file, or None where no epoch is recorded yet.
+
+    Raises UserError where metrics.jsonl is damaged or the picture cannot be written.
+    """
+    records = read_records(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
+    if not records:
+        return None
+    with whole_file(folder / CURVES_FILE) as file:
+        curves_figure({folder.name: records}).savefig(file, format="png")
+    return folder / CURVES_FILE
+
+
+def read_records(path: Path) -> Records:
+    """The epochs of a metrics.jsonl. A last line that was cut off is left out; UserError, with the line, for others."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not valid UTF-8"
+        raise UserError(f"{path}: cannot be read ({reason}); give the folder of a run") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records.append(record | {"epoch": int(record["epoch"]), "train": dict(record["train"])})
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise UserError(f"{path}:{number}: not a record of an epoch; take the line out") from None
+    return records
+
+
+def curves_figure(runs: Mapping[str, Records]) -> Figure:
+    """Losses and metrics over the epochs. One run in full; several by their losses and main metric only."""
+    alone = len(runs) == 1
+    figure = Figure(figsize=(7.2, 5.2 if alone else 2.9 + 0.18 * len(runs)), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    if alone:
+        (name, records), = runs.items()  # fmt: skip
+        figure.suptitle(fitted(name, figure, 6.8, STYLE["font"] + 1), fontsize=STYLE["font"] + 1)
+        _draw_one(figure, records)
+    else:
+        _draw_several(figure, runs)
+    return figure
+
+
+def _draw_one(figure: Figure, records: Records) -> None:
+    (losses, metrics), (terms, rate) = figure.subplots(2, 2)
+    parts = {"training": "train", "validation": "val"}
+    _draw(losses, "loss", {name: _series(records, part, "loss") for name, part in parts.items()})
+    names = [name for name in LOSS_NAMES if name != "loss"]
+    _draw(terms, "terms of the training loss", {name: _series(records, "train", name) for name in names})
+    names = metric_names(records)
+    _draw(metrics, "validation (%)", {name: _series(records, "val", name) for name in names})
+    for line in metrics.lines[:1]:  # the main metric stands out
+        line.set(linewidth=2.2, zorder=3)
+    rates = [(record["epoch"], record["lr"]) for record in records if "lr" in record]
+    _draw(rate, "learning rate", {"learning rate": rates})
+
+
+def _draw_several(figure: Figure, runs: Mapping[str, Records]) -> None:
+    losses, metrics = figure.subplots(1, 2)
+    series = {name: _series(records, "train", "loss") for name, records in runs.items()}
+    _draw(losses, "training loss", series, legend=False)
+    mains = {name: metric_names(records)[:1] for name, records in runs.items()}
+    shown = sorted({names[0] for names in mains.values() if names})
+    series = {name: _series(runs[name], "val", names[0]) if names else [] for name, names in mains.items()}
+    _draw(metrics, f"{' or '.join(shown) or 'no metric'} (%), validation", series, legend=False)
+    names = [" " + fitted(name, figure, 6.0, STYLE["font"] - 1) for name in runs]  # a legend leaves "_..." out
+    figure.legend(losses.lines, names, loc="outside lower center", fontsize=STYLE["font"] - 1, frameon=False)
+
+
+def metric_names(records: Records) -> list[str]:
+    """The validation metrics to draw, the main one first: of accuracies the first of each head, and the main top 5.
+
+    `Prec@1` is drawn beside mAP only: elsewhere it is the main metric by another name.
+    """
+    known = {name: None for record in records for name in record.get("val", {})}
+    main = [name for name in MAIN_METRICS if name in known]
+    hidden = {*main, *(["Prec@1"] if "Acc_pred@1" in known else [])}
+    others = [name for name in known if name not in hidden and (name.endswith(("mAP", "@1")) or name == "Acc_pred@5")]
+    return main + others
+
+
+def _series(records: Records, part: str, name: str) -> list[tuple[int, float]]:
+    """Epoch and value where there is one."""
+    return [(record["epoch"], record[part][name]) for record in records if name in record.get(part, {})]
+
+
+def _draw(axes: Axes, title: str, series: Mapping[str, Sequence[tuple[int, float]]], legend: bool = True) -> None:
+    for number, (name, points) in enumerate(series.items()):
+        epochs, values = zip(*points, strict=True) if points else ((), ())
+        axes.plot(
+            epochs, values, color=COLOURS[number % len(COLOURS)], linewidth=1.2, markersize=3,
+            linestyle=DASHES[number // len(COLOURS) % len(DASHES)], marker="o" if len(points) <= MANY_EPOCHS else None,
+            label=name,
+        )  # fmt: skip
+    axes.set_title(title, fontsize=STYLE["font"], loc="left")
+    axes.set_xlabel("epoch", fontsize=STYLE["font"] - 1)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.tick_params(labelsize=STYLE["font"] - 2, color=STYLE["axes"])
+    axes.grid(color=STYLE["grid"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(STYLE["axes"])
+    if legend and len(series) > 1:
+        axes.legend(fontsize=STYLE["font"] - 3, framealpha=0.8, edgecolor="none", ncols=1 + (len(series) > 4))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the runs of the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Curves of one run, or of several for comparison.", allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="LOG_FOLDER", help="folder with a metrics.jsonl")
+    parser.add_argument("--output", type=Path, help=f"picture to write (default: {CURVES_FILE} in the folder)")
+    options = parser.parse_args(arguments)
+    if len(options.folders) > 1 and not options.output:
+        raise UserError("name the picture that compares these runs with --output")
+    runs = {}
+    for folder in options.folders:
+        runs[str(folder)] = read_records(folder / METRICS_FILE)
+        if not runs[str(folder)]:
+            raise UserError(f"{folder / METRICS_FILE} has no epoch yet: nothing to draw")
+    output = options.output or options.folders[0] / CURVES_FILE
+    with whole_file(output) as file:
+        curves_figure(runs).savefig(file, format="png")
+    print(f"done: {output}")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,194 @@
+"""The process group: who we are, and exchanging results. Everything works on one process without a launcher too.
+
+Ranks and addresses come from the environment that `torchrun` and `torch.distributed.launch` set, several nodes
+included. CPU tensors travel over Gloo, GPU tensors over NCCL.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ops.utils.errors import UserError
+
+TIME_LIMIT = 30.0  # minutes to wait for another process
+PATIENCE = 15.0  # seconds in which a process that is still there answers, after a failed exchange
+MEETING_PLACE = "env://"  # where processes find each other: at the address that the launcher says
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes take part, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints, logs and saves."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
+    """Join the launcher's process group, if there is one, for the time of the block; yields this process's device.
+
+    time_limit: minutes to wait for another process before giving up.
+
+    Raises UserError where a machine has GPUs but fewer than it has processes.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_world_size > torch.cuda.device_count():
+            raise UserError(
+                f"{local_world_size} processes on this machine but only {torch.cuda.device_count()} GPUs: "
+                "start one process per GPU (--nproc_per_node), or make more GPUs visible (CUDA_VISIBLE_DEVICES)"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    _join(backend, timedelta(minutes=time_limit))
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(backend: str, time_limit: timedelta) -> None:
+    """Join under keys of this attempt: where a launcher starts processes again, it may keep the store in which those
+    of the attempt before left their addresses."""
+    store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
+    attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
+
+
+def missing_ranks() -> list[int]:
+    """After a failed exchange: the processes that do not answer within `PATIENCE` seconds. All survivors call this."""
+    store = dist.distributed_c10d._get_default_store()
+    waited_for = [other for other in range(world_size()) if other != rank()]
+    try:
+        store.set(f"alive/{rank()}", "yes")
+        deadline = time.monotonic() + PATIENCE
+        while waited_for and time.monotonic() < deadline:
+            waited_for = [other for other in waited_for if not store.check([f"alive/{other}"])]
+            time.sleep(0.1)
+    except (RuntimeError, dist.DistError):  # the store is gone, and with it the process that kept it
+        return [0] if rank() else []
+    return waited_for
+
+
+@contextlib.contextmanager
+def fail_together() -> Iterator[None]:
+    """Run the block on every process; a UserError of any of them is raised in all, and said by the first."""
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
+    messages = gather_objects(None if error is None else str(error))
+    if error is None and not any(messages):
+        return
+    source = next(rank for rank, message in enumerate(messages) if message is not None)
+    raise UserError(messages[source], silent=rank() != source) from error
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    """The main process runs the block before the others do, so that they find what it made (files, caches).
+
+    A UserError of the main process is raised in all of them, so that none is left waiting.
+    """
+    if is_main_process():
+        with _tell_others():
+            yield
+        return
+    message = broadcast_object(None)
+    if message is not None:
+        raise UserError(message, silent=True)
+    yield
+
+
+@contextlib.contextmanager
+def _tell_others() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        broadcast_object(str(error))
+        raise
+    broadcast_object(None)
+
+
+def broadcast_object(value: object) -> object:
+    """The main process's value, on every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def gather_objects(value: object) -> list[object]:
+    """Every process's value, in order of rank, on every process. For small things."""
+    if world_size() == 1:
+        return [value]
+    values: list[object] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The element-wise sum over all processes; on one process the tensor itself."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def largest_over_processes(value: Tensor) -> Tensor:
+    """The element-wise maximum over all processes; on one process the tensor itself."""
+    if world_size() > 1:
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return value
+
+
+def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor | None:
+    """Put every process's rows at their indices in one CPU tensor [total, ...] on the main process; None elsewhere.
+
+    rows: [n, ...]; indices: int64 [n]. n may differ between processes. The main process receives from one process
+    after the other, so that it never holds more than the result and one share.
+    """
+    rows, indices = rows.cpu().contiguous(), indices.cpu().contiguous()
+    if not is_main_process():
+        dist.send(torch.tensor(len(rows)), dst=0)
+        dist.send(indices, dst=0)
+        dist.send(rows, dst=0)
+        return None
+    result = rows.new_empty(total, *rows.shape[1:])
+    result[indices] = rows
+    for source in range(1, world_size()):
+        count = torch.empty((), dtype=torch.int64)
+        dist.recv(count, src=source)
+        indices = torch.empty(int(count), dtype=torch.int64)
+        rows = result.new_empty(int(count), *result.shape[1:])
+        dist.recv(indices, src=source)
+        dist.recv(rows, src=source)
+        result[indices] = rows
+    return result
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the main process's buffers (running statistics), so that all evaluate the same network."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,57 @@
+"""The one exception for a user's mistake, and the exit codes of every entry script.
+
+0 done, 1 finished with failures that are listed, 2 wrong use or input, 130 / 143 stopped by a signal after saving.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from ops.utils.waiting import wait_briefly
+
+EXIT_DONE = 0
+EXIT_WITH_FAILURES = 1
+EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Wrong use or wrong input: one line that says what is wrong, where, and what to do.
+
+    silent: not printed, since another process of the same run prints it.
+    """
+
+    def __init__(self, message: str, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
+
+
+def original_message(error: UserError) -> str:
+    """The one line of an error that may come from a DataLoader worker, which puts its traceback around the message."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if len(lines) < 2:
+        return str(error)
+    return lines[-1].partition("UserError: ")[2] or lines[-1]
+
+
+def is_first_process() -> bool:
+    """Whether this is the launcher's first process, the one that says what all of them would say alike."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run_entry(main: Callable[[], int | None]) -> None:
+    """Run an entry script's `main` and leave with its exit code; a `UserError` becomes one line and exit code 2."""
+    wait_briefly()  # `main` loads torch, which reads it
+    try:
+        code = main()
+    except UserError as error:
+        if not error.silent:
+            print(f"error: {original_message(error)}", file=sys.stderr, flush=True)
+        code = EXIT_WRONG_INPUT
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+        print("error: whoever read the output has gone; send it to a file to keep it", file=sys.stderr, flush=True)
+        code = EXIT_WITH_FAILURES
+    sys.exit(code or EXIT_DONE)

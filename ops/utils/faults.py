@@ -1,0 +1,64 @@
+"""What happened, in one line, when it is not the program's fault: memory, disks, workers, other processes."""
+
+import argparse
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+from ops.utils import distributed
+from ops.utils.errors import UserError
+
+_SHARED_MEMORY = re.compile(r"shared memory|shm|bus error", re.IGNORECASE)
+_WORKER_ENDED = re.compile(r"DataLoader worker[^)]*\) (is killed by signal: [^.]*|exited unexpectedly)")
+_LOST_CONTACT = re.compile(
+    "connection (closed|reset|refused)|timed? ?out|broken pipe|application timeout|watchdog|peer", re.IGNORECASE
+)
+
+
+@contextlib.contextmanager
+def explained(options: argparse.Namespace) -> Iterator[None]:
+    """Turn failures of the machine within the block into a UserError that says what to do; others pass unchanged."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, OSError, MemoryError) as error:
+        message = explanation(error, options)
+        if message is None:
+            raise
+        raise UserError(f"{message}; the last checkpoint stays, go on with --resume auto") from error
+
+
+def explanation(error: Exception, options: argparse.Namespace) -> str | None:
+    """One line on a known kind of failure, or None."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        share = options.batch_size // distributed.world_size()
+        return (
+            f"out of GPU memory with --batch_size {options.batch_size} ({share} on this GPU), --patch_size "
+            f"{options.patch_size}, --num_segments {options.num_segments}: lower --batch_size (and --lr with it), "
+            "or use main_semiAMP.py or more GPUs"
+        )
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "out of memory: lower --batch_size or --workers"
+    ended = _WORKER_ENDED.search(text)
+    if _SHARED_MEMORY.search(text) and (ended or "unable to" in text or "No space left" in text):
+        return "no shared memory left for the workers' batches: enlarge /dev/shm (docker: --shm-size), or --workers 0"
+    if ended:
+        return (
+            f"a worker that reads frames {ended.group(1)}: most likely out of memory; lower --workers or --batch_size"
+        )
+    if dist.is_initialized() and (isinstance(error, dist.DistBackendError) or _LOST_CONTACT.search(text)):
+        missing = distributed.missing_ranks()
+        who = f"process {', '.join(map(str, missing))}" if missing else "another process"
+        return f"process {distributed.rank()} lost {who} ({_first_line(text)}); look at that process's messages"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}: {error.filename or 'a file'}"
+    return None
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[-160:]

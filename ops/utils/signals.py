@@ -1,0 +1,50 @@
+"""Leaving in good order when the scheduler (SIGTERM) or the user (Ctrl-C) says so."""
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+
+import torch
+
+from ops.utils import distributed
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """Raised where a signal ends the work at once; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """Within its `with` block the first signal is remembered, and a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._received) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self) -> int:
+        """The signal that any process has received, 0 for none: the same answer on all of them, at the same step."""
+        if distributed.world_size() == 1:
+            return self.signal_number
+        return int(distributed.largest_over_processes(torch.tensor(self.signal_number)))
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number:
+            os._exit(128 + number)
+        self.signal_number = number
+        if distributed.is_main_process():
+            name = signal.Signals(number).name
+            print(f"{name}: finishing this step, saving, leaving; a second one leaves at once", file=sys.stderr)

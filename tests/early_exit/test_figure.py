@@ -1,0 +1,47 @@
+"""ops/early_exit/figure.py: the early-exit picture shows the figures it is given."""
+
+import numpy as np
+import pytest
+
+from ops.early_exit.curve import ExitCurves, ExitPoint
+from ops.early_exit.figure import draw_early_exit, early_exit_figure
+
+
+def point(p: int, gflops: float, metric: float, random_metric: float) -> ExitPoint:
+    return ExitPoint(p, gflops, metric, random_metric, np.ones(1, np.float32), np.zeros(1, np.float32))
+
+
+@pytest.fixture
+def curves() -> ExitCurves:
+    points = {
+        "confidence": [point(1, 5, 70, 69), point(2, 7, 75, 71)],
+        "entropy": [point(1, 6, 71, 68), point(2, 8, 74, 72)],
+    }
+    return ExitCurves("map", [4, 9], points, [60, 76])
+
+
+def test_every_figure_is_drawn_under_its_name(curves):
+    axes = early_exit_figure(curves, "actnet", [(9.1, 78.3)]).axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["early exit, confidence"] == [[5, 70], [7, 75]]
+    assert lines["early exit, entropy"] == [[6, 71], [8, 74]]
+    assert lines["random exits"] == [[5, 69], [7, 71]]
+    assert lines["always the same exit"] == [[4, 60], [9, 76]]
+    assert lines["published"] == [[9.1, 78.3]]
+    assert len(axes.lines) == 6  # the random exits of entropy share a name with the others
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "early exit, confidence", "early exit, entropy", "always the same exit", "random exits", "published"
+    ]  # fmt: skip
+    assert axes.get_ylabel() == "mAP (%)"
+
+
+def test_published_figures_are_named_only_where_there_are_some(curves):
+    figure = early_exit_figure(curves, "mine")
+    assert "published" not in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_the_picture_is_a_png_of_printable_size(curves, tmp_path):
+    draw_early_exit(tmp_path / "early_exit.png", curves, "actnet")
+    header = (tmp_path / "early_exit.png").read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    assert int.from_bytes(header[16:20], "big") == 1500  # pixels across: 5 inches at 300 dpi

@@ -1,0 +1,242 @@
+"""The toy data set: real files in the documented formats, the same for the same settings, and never at others' cost."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dataset_config import get_dataset
+from ops.data.dataset import VideoDataset
+from ops.toy import dataset as toy_dataset
+from ops.toy.dataset import ToySettings, make_toy_dataset
+from ops.toy.scene import CLASSES, draw_video
+from ops.utils.errors import UserError
+from tests.conftest import call, the_error
+
+TINY = ToySettings(num_train=4, num_val=3, num_classes=3, frames=10, height=48, width=64, seed=5)
+NAMES = ["train_0001", "train_0002", "train_0003", "train_0004", "val_0001", "val_0002", "val_0003"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny data set, not to be changed."""
+    folder = tmp_path_factory.mktemp("toy") / "data"
+    assert make_toy_dataset(folder, TINY)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tinier data set to play with."""
+    make_toy_dataset(tmp_path / "data", ToySettings(num_train=1, num_val=1, frames=8, height=48, width=64))
+    return tmp_path / "data"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a data set but the videos, whose headers may hold the time."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".mp4")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_several_processes_make_the_same(made: Path, tmp_path: Path) -> None:
+    make_toy_dataset(tmp_path / "data", TINY, workers=2)
+    assert contents(tmp_path / "data") == contents(made)
+
+
+def test_the_split_files_are_in_activitynets_format(made: Path) -> None:
+    assert (made / "classInd.txt").read_text() == "red stripes\ngreen stripes\nblue stripes\n"
+    train, val = (made / "train_split.txt").read_text(), (made / "val_split.txt").read_text()
+    assert train == "train_0001,10,0\ntrain_0002,10,1\ntrain_0003,10,2\ntrain_0004,10,0\n"
+    assert val == "val_0001,10,0\nval_0002,10,1\nval_0003,10,2\n"
+
+
+def test_the_videos_are_real_and_have_the_frames_and_size_asked_for(made: Path) -> None:
+    for name in NAMES:
+        video = cv2.VideoCapture(str(made / "videos" / f"{name}.mp4"))
+        shapes = []
+        while (read := video.read())[0]:
+            shapes.append(read[1].shape)
+        assert shapes == [(48, 64, 3)] * 10
+
+
+def test_every_video_has_its_frames_at_its_own_size(made: Path) -> None:
+    for name in NAMES:
+        frames = sorted((made / "frames" / name).glob("*.jpg"))
+        assert [frame.name for frame in frames] == [f"image_{number:05d}.jpg" for number in range(1, 11)]
+        assert cv2.imread(str(frames[0])).shape == (48, 64, 3)
+
+
+def test_the_dataset_class_reads_it(made: Path) -> None:
+    data = VideoDataset(get_dataset("toy", made), "val", num_segments=4, input_size=32, training=False)
+    frames, labels, _ = data[2]
+    assert len(data) == 3 and frames.shape == (4, 3, 32, 32) and labels.tolist() == [2, -1, -1]
+
+
+def test_the_truth_lies_inside_the_frame_and_only_in_its_time_span(made: Path) -> None:
+    truth = json.loads((made / "truth.json").read_text())
+    assert sorted(truth) == NAMES
+    for video in truth.values():
+        first, last = video["first_frame"], video["last_frame"]
+        assert 1 <= first <= last <= 10
+        assert [int(number) for number in video["boxes"]] == list(range(first, last + 1)) != list(range(1, 11))
+        for left, top, right, bottom in video["boxes"].values():
+            assert 0 <= left < right <= 64 and 0 <= top < bottom <= 48
+
+
+def test_the_truth_names_the_class_of_the_split_files(made: Path) -> None:
+    classes = (made / "classInd.txt").read_text().splitlines()
+    truth = json.loads((made / "truth.json").read_text())
+    for split in ("train", "val"):
+        for row in (made / f"{split}_split.txt").read_text().splitlines():
+            name, _, label = row.split(",")
+            assert truth[name]["class"] == classes[int(label)]
+
+
+def test_the_frames_on_disk_show_the_badge_where_the_truth_says(made: Path) -> None:
+    """The badge of class 0 is the only thing in red and white stripes: its box holds both colours."""
+    box_of = json.loads((made / "truth.json").read_text())["train_0001"]["boxes"]
+    for number, (left, top, right, bottom) in box_of.items():
+        frame = cv2.imread(str(made / "frames" / "train_0001" / f"image_{int(number):05d}.jpg")).astype(int)
+        part = frame[top:bottom, left:right]
+        blue, green, red = part[..., 0], part[..., 1], part[..., 2]
+        assert ((red - green > 60) & (red - blue > 60)).mean() > 0.15
+        assert (part.min(axis=2) > 150).mean() > 0.1
+
+
+@pytest.mark.parametrize("other", range(1, len(CLASSES)))
+def test_videos_of_two_classes_differ_in_the_badge_alone(other: int) -> None:
+    size = {"frames": 8, "height": 48, "width": 64}
+    one, two = draw_video(0, (1, 2), **size), draw_video(other, (1, 2), **size)
+    assert one.boxes == two.boxes
+    differ = (one.frames != two.frames).any(axis=3)
+    for number, (left, top, right, bottom) in one.boxes.items():
+        assert differ[number - 1, top:bottom, left:right].any()
+        differ[number - 1, top:bottom, left:right] = False
+    assert not differ.any()
+
+
+def test_the_background_moves_in_every_frame() -> None:
+    video = draw_video(0, (3,), frames=12, height=48, width=64).frames.astype(int)
+    assert (np.abs(np.diff(video, axis=0)).mean(axis=(1, 2, 3)) > 1).all()
+
+
+def test_classes_are_balanced_in_each_split() -> None:
+    videos = list(ToySettings(num_train=20, num_val=9, num_classes=6).videos())
+    for split in ("train", "val"):
+        counts = Counter(label for name, label, _ in videos if name.startswith(split)).values()
+        assert len(counts) == 6 and max(counts) - min(counts) <= 1
+
+
+def test_no_two_videos_share_a_seed() -> None:
+    seeds = [seed for _, _, seed in ToySettings(num_train=20, num_val=20).videos()]
+    assert len(set(seeds)) == 40
+
+
+def test_the_same_settings_give_the_same_frames_and_truth(made: Path, tmp_path: Path) -> None:
+    make_toy_dataset(tmp_path / "again", TINY)
+    assert contents(tmp_path / "again") == contents(made)
+
+
+def test_a_video_does_not_depend_on_how_many_others_there_are(made: Path, tmp_path: Path) -> None:
+    make_toy_dataset(tmp_path / "fewer", ToySettings(**(vars(TINY) | {"num_train": 1, "num_val": 1})))
+    for name in ("train_0001", "val_0001"):
+        assert contents(tmp_path / "fewer" / "frames" / name) == contents(made / "frames" / name)
+
+
+def test_another_seed_gives_other_videos(made: Path, tmp_path: Path) -> None:
+    make_toy_dataset(tmp_path / "other", ToySettings(**(vars(TINY) | {"num_train": 1, "num_val": 1, "seed": 6})))
+    assert contents(tmp_path / "other" / "frames" / "val_0001") != contents(made / "frames" / "val_0001")
+
+
+def test_a_complete_folder_is_reused_as_it_is(made: Path) -> None:
+    before = contents(made)
+    assert make_toy_dataset(made) is False
+    assert make_toy_dataset(made, TINY) is False
+    assert contents(made) == before
+
+
+def test_other_settings_are_refused_without_remake(made: Path) -> None:
+    before = contents(made)
+    with pytest.raises(UserError, match=r"made with seed 5, not 0.*--remake"):
+        make_toy_dataset(made, ToySettings(**(vars(TINY) | {"seed": 0})))
+    assert contents(made) == before
+
+
+def test_remake_replaces_the_videos_and_leaves_other_files(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    assert make_toy_dataset(folder, ToySettings(num_train=2, num_val=1, frames=9, height=48, width=64), remake=True)
+    assert sorted(path.name for path in (folder / "frames").iterdir() if path.is_dir()) == [
+        "train_0001", "train_0002", "val_0001",
+    ]  # fmt: skip
+    assert (folder / "train_split.txt").read_text() == "train_0001,9,0\ntrain_0002,9,1\n"
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("remake", [False, True])
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, remake: bool) -> None:
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "mine.jpg").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="something else"):
+        make_toy_dataset(tmp_path, remake=remake)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["marked unfinished", "settings cut off", "no split file", "a video lost"])
+def test_a_half_made_folder_is_made_anew(folder: Path, damage: str) -> None:
+    before = contents(folder)
+    settings_file = folder / toy_dataset.SETTINGS_FILE
+    if damage == "marked unfinished":
+        settings_file.write_text(settings_file.read_text().replace("true", "false"))
+    elif damage == "settings cut off":
+        settings_file.write_text(settings_file.read_text()[:10])
+    elif damage == "no split file":
+        (folder / "val_split.txt").unlink()
+    else:
+        (folder / "frames" / "val_0001").rename(folder.parent / "elsewhere")
+    settings = ToySettings(num_train=1, num_val=1, frames=8, height=48, width=64)
+    assert make_toy_dataset(folder, settings)
+    assert contents(folder) == before
+
+
+def test_a_folder_that_lost_a_video_gets_it_back_with_the_settings_it_had(folder: Path) -> None:
+    before = contents(folder)
+    (folder / "frames" / "val_0001").rename(folder.parent / "away")
+    assert make_toy_dataset(folder)
+    assert contents(folder) == before
+
+
+def test_a_failure_leaves_nothing_but_the_mark_and_is_made_good_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_frames(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(toy_dataset, "extract_videos", no_frames)
+    with pytest.raises(UserError, match="No space left on device"):
+        make_toy_dataset(tmp_path / "data", TINY)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [toy_dataset.SETTINGS_FILE]
+    monkeypatch.undo()
+    assert make_toy_dataset(tmp_path / "data", TINY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_classes", 1), ("num_classes", 13), ("height", 47), ("frames", 2), ("seed", -1)]
+)
+def test_settings_that_make_no_sense_are_refused(name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"--{name} {value} must be"):
+        ToySettings(**{name: value})
+
+
+def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--data_dir", tmp_path / "data", "--num_train", 2, "--num_val", 1, "--num_classes", 2]
+    command += ["--frames", 8, "--height", 48, "--width", 64]
+    assert call(toy_dataset.main, *command) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("done: 2 + 1 videos of 2 classes in ")
+    assert call(toy_dataset.main, *command) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("already there: 2 + 1 videos")
+    assert call(toy_dataset.main, *command, "--seed", 1) == 2
+    assert "made with seed 0, not 1" in the_error(capsys.readouterr().err)

@@ -1,0 +1,31 @@
+"""ops/utils/files.py: a file is there whole or not at all."""
+
+import pytest
+
+from ops.utils.errors import UserError
+from ops.utils.files import whole_file
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with whole_file(path) as file:
+        file.write(b"after")
+        file.flush()
+        assert path.read_text() == "before"
+    assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    nowhere = tmp_path / "nowhere" / "file"
+    with pytest.raises(UserError, match="No such file or directory"), whole_file(nowhere):
+        pass

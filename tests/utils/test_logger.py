@@ -1,0 +1,100 @@
+"""What a run writes, and what it does not lose."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ops.utils.errors import UserError
+from ops.utils.logger import RunLogger, set_earlier_run_aside
+from tests.conftest import ROOT
+
+
+def test_lines_go_to_the_console_and_the_log(tmp_path, capsys):
+    logger = RunLogger(tmp_path / "run")
+    logger.line("one")
+    assert not (tmp_path / "run").exists()  # a run that ends with an error before it has begun leaves nothing
+    logger.open("log_eval.csv")
+    logger.line("two", progress=True)
+    assert capsys.readouterr().out == "one\ntwo\n" == (tmp_path / "run" / "log_eval.csv").read_text()
+
+
+def test_epochs_that_are_run_again_are_recorded_once(tmp_path):
+    logger = RunLogger(tmp_path)
+    for epoch in range(4):
+        logger.epoch({"epoch": epoch, "first": True})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 4, "fir')  # a write that was cut off
+    logger.forget_epochs_from(2)
+    logger.epoch({"epoch": 2, "first": False})
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["epoch"], record["first"]) for record in records] == [(0, True), (1, True), (2, False)]
+
+
+def test_a_logger_of_another_process_does_nothing(tmp_path, capsys):
+    logger = RunLogger(tmp_path / "run", active=False)
+    logger.line("one")
+    logger.options({"a": 1})
+    logger.epoch({"epoch": 0})
+    logger.scalars("train", {"loss": 1.0}, 0)
+    logger.figure("inspection/1", Figure(), 0)
+    logger.histogram("frames/weight", np.zeros(3), 0)
+    logger.text("classes/per_class", "| a |", 0)
+    logger.forget_epochs_from(0)
+    logger.close()
+    assert capsys.readouterr().out == "" and not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_moved_aside_each_time_into_a_folder_of_its_own(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "metrics.jsonl").write_text(str(number))
+        (tmp_path / "notes.txt").write_text("the user's own")
+        assert set_earlier_run_aside(tmp_path) == tmp_path / f"earlier_{number}"
+    assert (tmp_path / "earlier_1" / "metrics.jsonl").read_text() == "1"
+    assert (tmp_path / "notes.txt").exists() and not (tmp_path / "metrics.jsonl").exists()
+    assert set_earlier_run_aside(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write logs to .*file/run: Not a directory"):
+        RunLogger(tmp_path / "file" / "run").open()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from ops.errors import run_entry
+from ops.logger import RunLogger
+
+def main():
+    logger = RunLogger(Path(sys.argv[1]))
+    logger.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        for step in range(1000):
+            if sys.argv[2] == "line":
+                logger.line("a line of the log")
+            else:
+                logger.scalars("train", {"loss": 1.0}, step)
+    finally:
+        logger.close()
+
+run_entry(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["line", "scalars"])
+def test_a_disk_that_fills_up_while_logging_is_one_error(kind, tmp_path):
+    (tmp_path / "log.py").write_text(FULL_DISK)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, tmp_path / "log.py", tmp_path / "run", kind]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert all(name in error for name in (str(tmp_path / "run"), "File too large", "--root_log"))

@@ -44,7 +44,7 @@ def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compil
 
     It shares everything else with `model`; later changes of those three networks' weights do not reach it.
     precision: one of `PRECISIONS`, in which the backbones compute; see `check_precision`. compiled: by torch.compile,
-    when they first run; see `ops.compilation`. At the published sizes the copy takes 0.3 s and, in float32, 110 MB,
+    when they first run; see `ops.setup`. At the published sizes the copy takes 0.3 s and, in float32, 110 MB,
     on a CPU two or three times that once it has run. Raises ValueError for a model in training mode.
     """
     if model.training:

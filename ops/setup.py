@@ -5,20 +5,19 @@ Every function may raise UserError, on all processes together.
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dataset_config
 from models.backbones import WeightsError, load_imagenet_weights
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
-from ops.compilation import check_compiler, compile_backbones
 from ops.data.check import check_splits
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches
@@ -229,6 +228,32 @@ def wrap(model: UniAdaFocus, device: torch.device) -> nn.Module:
         return model
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def compile_backbones(model: UniAdaFocus) -> None:
+    """Have the backbones compiled when they first train; parameters, their names and the numbers stay the same.
+
+    In evaluation they run as before: `prepare_for_inference` makes other networks for that, and compiles those.
+    """
+    for backbone in (model.global_CNN, model.local_CNN):
+        backbone.forward = _compiled_in_training(backbone)
+
+
+def _compiled_in_training(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
+    as_it_is, compiled = backbone.forward, torch.compile(backbone.forward)
+    return lambda images: (compiled if backbone.training else as_it_is)(images)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where torch.compile does not work on the device, which it is tried on with one addition."""
+    try:
+        torch.compile(lambda numbers: numbers + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # of many kinds: no compiler, no Python headers, no Triton, an unsupported Python
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        needed = (
+            "a C++ compiler such as g++ (or its path in CXX)" if device.type == "cpu" else "Triton and a C compiler"
+        )
+        raise UserError(f"--compile does not work here ({lines[0]}): it needs {needed}; or leave it out") from error
 
 
 def changed_options(before: Mapping[str, Any], options: argparse.Namespace) -> list[str]:

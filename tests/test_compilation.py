@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import main
 from models.backbones import run_blocks
 from models.uni_adafocus import UniAdaFocus
-from ops.compilation import check_compiler, compile_backbones
 from ops.inference import InferenceNetwork, prepare_for_inference
+from ops.setup import check_compiler, compile_backbones
 from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
 from tests.thin import thin_networks
 

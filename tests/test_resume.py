@@ -217,7 +217,8 @@ def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_pat
 KILL_ONE = """
 import os, sys
 sys.path.insert(0, {root!r})
-from ops import distributed, engine
+from ops.utils import distributed
+from ops import engine
 from tests.thin import no_pictures, thin_networks
 distributed.PATIENCE = 1.0
 original = engine.train_steps
@@ -232,7 +233,7 @@ def killing(state, *arguments, **keywords):
 
 engine.train_steps = killing
 import main
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 with thin_networks(), no_pictures():
     run_entry(main.main)
 """

@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from ops.early_exit.curve import ExitCurves
 from ops.metrics import METRIC_NAMES
+from ops.report.style import STYLE
 from ops.utils.files import whole_file
 
 COLOURS = {"confidence": "#0072B2", "entropy": "#D55E00"}  # told apart by colour-blind readers too
 MARKERS = {"confidence": "o", "entropy": "s"}
-STYLE = {"font": 9, "axes": "#444444", "grid": "#dddddd", "fixed": "#777777", "random": "#aaaaaa"}
+FIXED, RANDOM = "#777777", "#aaaaaa"  # exits that no criterion chooses
 
 
 def draw_early_exit(path: Path, curves: ExitCurves, title: str, published: Sequence[tuple[float, float]] = ()) -> None:
@@ -27,13 +28,13 @@ def early_exit_figure(curves: ExitCurves, title: str, published: Sequence[tuple[
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(
-        curves.gflops, curves.fixed, color=STYLE["fixed"], linewidth=1, linestyle="--", marker="|", markersize=5,
+        curves.gflops, curves.fixed, color=FIXED, linewidth=1, linestyle="--", marker="|", markersize=5,
         label="always the same exit", zorder=2,
     )  # fmt: skip
     for number, (criterion, points) in enumerate(curves.points.items()):
         gflops = [point.gflops for point in points]
         axes.plot(
-            gflops, [point.random_metric for point in points], color=STYLE["random"], linewidth=1, linestyle=":",
+            gflops, [point.random_metric for point in points], color=RANDOM, linewidth=1, linestyle=":",
             marker=".", markersize=3, label=None if number else "random exits", zorder=1,
         )  # fmt: skip
         axes.plot(

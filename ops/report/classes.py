@@ -20,9 +20,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ops.early_exit.figure import STYLE
 from ops.metrics import mean_average_precision
-from ops.report.text import fitted
+from ops.report.style import STYLE, fitted
 from ops.utils.files import whole_file
 
 SCORES = {"map": "AP", "accuracy": "accuracy"}  # of a class, by metric

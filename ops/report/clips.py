@@ -15,7 +15,7 @@ from models.spatial_policy import actions_for_all_frames, actions_to_boxes
 from ops.data.transforms import evaluation_view
 from ops.report.inspection import Inspection
 from ops.report.inspection_figure import PATCH, inspection_figure
-from ops.report.text import drawable, shortened
+from ops.report.style import drawable, shortened
 from ops.utils.errors import UserError
 from ops.utils.files import whole_file
 

@@ -25,9 +25,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ops.early_exit.figure import STYLE
 from ops.losses import LOSS_NAMES
-from ops.report.text import fitted
+from ops.report.style import STYLE, fitted
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.files import whole_file
 

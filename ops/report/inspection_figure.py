@@ -15,9 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ops.early_exit.figure import STYLE
 from ops.report.inspection import Inspection
-from ops.report.text import fitted
+from ops.report.style import STYLE, fitted
 
 # Told apart by colour-blind readers too; the lines have markers and dashes of their own besides.
 PREDICTED, RUNNER_UP, TRUE, PATCH, WEIGHT = "#0072B2", "#777777", "#009E73", "#D55E00", "#56B4E9"

@@ -106,4 +106,4 @@ def test_the_command_draws_one_run_or_compares_several(tmp_path, capsys):
 
 def test_it_can_be_started_by_its_path_from_anywhere(tmp_path):
     folder = write(tmp_path / "run", records())
-    assert run_script(ROOT / "ops" / "training_curves.py", folder, cwd=tmp_path).stdout.startswith("done: ")
+    assert run_script(ROOT / "ops" / "report" / "curves.py", folder, cwd=tmp_path).stdout.startswith("done: ")

@@ -7,7 +7,7 @@ from ops.utils.errors import EXIT_WITH_FAILURES
 from tests.conftest import ROOT, the_error
 
 MANY_LINES = """
-from ops.errors import run_entry
+from ops.utils.errors import run_entry
 def main():
     for number in range(100_000):
         print("line", number)

@@ -68,8 +68,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from ops.errors import run_entry
-from ops.logger import RunLogger
+from ops.utils.errors import run_entry
+from ops.utils.logger import RunLogger
 
 def main():
     logger = RunLogger(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Text for pictures: names come from files, so they may hold anything and be of any length."""
+"""One style for all pictures, and their text: names come from files, so they may hold anything, of any length."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -6,6 +6,7 @@ from functools import lru_cache
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+STYLE = {"font": 9, "axes": "#444444", "grid": "#dddddd"}  # font size in points, and colours
 UNKNOWN = "\N{WHITE SQUARE}"  # stands for a character that the font does not have
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 

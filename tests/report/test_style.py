@@ -1,10 +1,10 @@
-"""ops/report/text.py: any name becomes text that can be drawn in the room there is."""
+"""ops/report/style.py: any name becomes text that can be drawn in the room there is."""
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ops.report.text import ELLIPSIS, drawable, fitted, plain, shortened
+from ops.report.style import ELLIPSIS, drawable, fitted, plain, shortened
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def add_precision_option(group: argparse._ArgumentGroup) -> None:
         "--eval_precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="what the backbones compute with in evaluation; below float32 it says what that changes and saves",
+        help="what the backbones compute with in evaluation; below float32 the log says how far predictions move",
     )
 
 

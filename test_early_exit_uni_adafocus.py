@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(parser, arguments)
     if not options.resume and not options.summary:
         parser.error("early exit needs --resume, the checkpoint to evaluate")
-    from ops.early_exit.run import run  # torch takes seconds to import; --help and wrong options should not
+    from ops.early_exit.run import run_early_exit  # torch takes seconds to import; --help and wrong options should not
 
-    return run(options)
+    return run_early_exit(options)
 
 
 if __name__ == "__main__":

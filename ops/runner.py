@@ -16,9 +16,8 @@ from ops.engine import Batch, TrainingState
 from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory
 from ops.optim import learning_rate, set_learning_rate
-from ops.precision_comparison import PrecisionComparison
 from ops.report.curves import draw_run
-from ops.report.outputs import show_in_tensorboard, write_files
+from ops.report.outputs import report_precision, show_in_tensorboard, write_files
 from ops.report.predictions import save_predictions
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
 from ops.summary import print_summary
@@ -188,10 +187,9 @@ def evaluate(
     Returns what `engine.evaluate` does. Raises Stopped, on all processes, when a signal comes.
     """
     options = run.options
-    comparison = PrecisionComparison(model, options.eval_precision, options.compile, run.device)
     metrics, evaluated = engine.evaluate(
         model,
-        comparison.watch(evaluation_batches(run, dataset)),
+        evaluation_batches(run, dataset),
         dataset.labels,
         dataset.config.metric,
         video_names=dataset.video_name,
@@ -199,10 +197,9 @@ def evaluate(
         precision=options.eval_precision,
         compiled=options.compile,
     )
-    if summary := comparison.summary(dataset.labels, dataset.config.metric):
-        run.log.line(summary)
     run.log.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
     metrics["replaced_frames"] = report_replaced(dataset, run.log.line, "evaluation")
+    report_precision(run, model, dataset)
     if options.save_predictions:
         with distributed.fail_together():
             if evaluated is not None:

@@ -32,10 +32,10 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES
 from ops import checkpoint
 from ops.ablation import FILE_NAME as ABLATION
-from ops.early_exit.curve import CRITERIA, ExitPoint
-from ops.early_exit.figure import ExitFigure, draw_early_exit
+from ops.early_exit.curve import CRITERIA, ExitCurves, ExitPoint
+from ops.early_exit.figure import draw_early_exit
 from ops.early_exit.logits import FILE_NAME as EXIT_LOGITS
-from ops.early_exit.report import PICTURE
+from ops.early_exit.run import PICTURE
 from ops.early_exit.thresholds import curve_file, thresholds_file
 from ops.metrics import main_metric
 from ops.setup import ROOT
@@ -216,13 +216,14 @@ def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
         p, *figures = (point[name]["mean"] for name in ("p", "gflops", "metric", "random_metric"))
         return ExitPoint(int(p), *figures, nothing, nothing)
 
-    content = ExitFigure(
-        title="toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds",
-        metric="top-1 accuracy",
-        curves={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
-        fixed=[(row["gflops"]["mean"], row["metric"]["mean"]) for row in found["fixed_exits"]],
+    fixed = found["fixed_exits"]
+    curves = ExitCurves(
+        metric="accuracy",
+        gflops=[row["gflops"]["mean"] for row in fixed],
+        points={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
+        fixed=[row["metric"]["mean"] for row in fixed],
     )
-    draw_early_exit(path, content)
+    draw_early_exit(path, curves, "toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

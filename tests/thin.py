@@ -56,7 +56,7 @@ def no_pictures() -> Iterator[None]:
         patch("ops.runner.show_in_tensorboard", lambda *_: None),
         patch("ops.runner.draw_run", lambda folder: None),
         patch("ops.report.outputs.draw_run", lambda folder: None),
-        patch("ops.early_exit.report.draw_early_exit", lambda path, content: path.touch()),
+        patch("ops.early_exit.run.draw_early_exit", lambda path, *_: path.touch()),
         patch("ops.utils.logger.RunLogger.scalars", lambda *_: None),
     ):
         yield

@@ -11,15 +11,15 @@ from ops.early_exit.curve import (
     exit_decisions,
     exit_thresholds,
 )
-from ops.early_exit.inference import Answer, EarlyExitInference
+from ops.early_exit.inference import EarlyExitInference, ExitResult
 from ops.early_exit.thresholds import read_thresholds
 from ops.inference import prepare_for_inference
 
 __all__ = [
     "CRITERIA",
-    "Answer",
     "EarlyExitInference",
     "ExitPoint",
+    "ExitResult",
     "criterion_values",
     "exit_curve",
     "exit_decisions",

@@ -6,6 +6,7 @@ proportional to (p/20)^k; thresholds are found on the training split and used on
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ops.metrics import (
     check_metric,
     cpu_float32,
     label_rows,
+    main_metric,
     mean_over_classes,
     row_chunks,
     target_rank,
@@ -46,6 +48,16 @@ class ExitPoint:
     random_metric: float
     exit_ratio: np.ndarray
     thresholds: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExitCurves:
+    """The operating points of each criterion, and what they are compared with; metrics in percent."""
+
+    metric: str  # "map" or "accuracy"
+    gflops: list[float]  # [K], of each exit
+    points: dict[str, list[ExitPoint]]  # by criterion
+    fixed: list[float]  # [K], the metric of always stopping at an exit
 
 
 def criterion_values(logits: ArrayLike, criterion: str) -> Tensor:
@@ -164,6 +176,17 @@ def exit_curve(
             )
         )
     return points
+
+
+def compute_curves(
+    calibration: Tensor, logits: Tensor, labels: Tensor, gflops: Sequence[float], metric: str, seed: int
+) -> ExitCurves:
+    """Both criteria. calibration [N, K, C], for the thresholds; logits [M, K, C] and labels [M, 3], evaluated."""
+    points = {name: exit_curve(calibration, logits, labels, gflops, name, metric, seed) for name in CRITERIA}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes without a video: `exit_curve` has given it
+        fixed = [main_metric(logits[:, number], labels, metric) for number in range(len(gflops))]
+    return ExitCurves(metric, list(gflops), points, fixed)
 
 
 def _metric_of_exits(logits: ArrayLike, labels: ArrayLike, metric: str) -> Callable[[np.ndarray], float]:

@@ -1,15 +1,13 @@
-"""Pictures and clips of what the network looked at, for the videos of a batch: one file of each kind per video."""
+"""Pictures and clips of what the network looked at: one file of each kind per video."""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.uni_adafocus import UniAdaFocus
-from ops.early_exit.inference import Answer
-from ops.predict.batches import READING_ERRORS, BrokenVideos, VideoBatch, reason
+from ops.predict.batches import READING_ERRORS, SegmentReader, reason
 from ops.report.clips import draw_inspection, save_inspection_video
-from ops.report.inspection import Inspection, inspect_videos
+from ops.report.inspection import Inspection
 from ops.utils.errors import UserError
 
 PLAYED_RATE = 25.0  # frames per second of a clip, where the video is a folder of frames
@@ -33,42 +31,25 @@ class Illustrator:
             except OSError as error:
                 raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
 
-    def __call__(
-        self, model: UniAdaFocus, batch: VideoBatch, paths: Sequence[Path], answer: Answer
-    ) -> list[tuple[dict[str, Path], str]]:
-        """For each video the files written, by kind ("image", "clip"), and why one could not be made, or "".
+    def __call__(self, path: Path, reader: SegmentReader, inspection: Inspection) -> tuple[dict[str, Path], str]:
+        """Returns the files written, by kind ("image", "clip"), and why one could not be made, or "".
 
-        model: the one that gave the answer. Raises UserError where a file cannot be written.
+        Raises UserError where a file cannot be written.
         """
-        try:
-            inspections = inspect_videos(model, batch, answer.patches)
-        except BrokenVideos as broken:  # rounding may lead to another frame than in the first run
-            return [({}, f"no picture: {next(iter(broken.reasons.values()))}")] * len(paths)
-        written = []
-        for row, inspection in enumerate(inspections):
-            name, files, problem = self.names[paths[row]], {}, ""
-            if self.images:
-                files["image"] = self.images / f"{name}.png"
-                self._draw(files["image"], batch, row, inspection, paths[row].name)
-            if self.clips:
-                try:
-                    self._film(self.clips / f"{name}.mp4", batch, row, inspection)
-                    files["clip"] = self.clips / f"{name}.mp4"
-                except READING_ERRORS as error:
-                    problem = f"no clip: {reason(error)}"
-            written.append((files, problem))
-        return written
-
-    def _draw(self, path: Path, batch: VideoBatch, row: int, inspection: Inspection, title: str) -> None:
-        rate = batch.videos[row].rate
-        times = None if rate is None else (batch.frame_numbers(row) - 1) / rate
-        draw_inspection(path, inspection, title=title, class_names=self.class_names, times=times)
-
-    def _film(self, path: Path, batch: VideoBatch, row: int, inspection: Inspection) -> None:
-        video = batch.videos[row]
-        frames = video.read(range(1, len(video) + 1))
-        rate = video.rate or PLAYED_RATE
-        save_inspection_video(path, frames, len(video), rate, inspection, class_names=self.class_names)
+        video, files, problem = reader.video, {}, ""
+        if self.images:
+            files["image"] = self.images / f"{self.names[path]}.png"
+            times = None if video.rate is None else (reader.numbers - 1) / video.rate
+            draw_inspection(files["image"], inspection, title=path.name, class_names=self.class_names, times=times)
+        if self.clips:
+            clip, rate = self.clips / f"{self.names[path]}.mp4", video.rate or PLAYED_RATE
+            frames = video.read(range(1, len(video) + 1))
+            try:
+                save_inspection_video(clip, frames, len(video), rate, inspection, class_names=self.class_names)
+                files["clip"] = clip
+            except READING_ERRORS as error:
+                problem = f"no clip: {reason(error)}"
+        return files, problem
 
 
 def file_names(videos: Sequence[Path]) -> dict[Path, str]:

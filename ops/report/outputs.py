@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from models.spatial_policy import actions_to_boxes
@@ -12,6 +13,7 @@ from ops.data.dataset import VideoDataset
 from ops.data.sources import FolderFrames
 from ops.data.transforms import evaluation_frames
 from ops.engine import Evaluated
+from ops.inference import prepare_for_inference
 from ops.report.classes import (
     class_results,
     confusion_figure,
@@ -23,8 +25,11 @@ from ops.report.classes import (
 from ops.report.curves import METRICS_FILE, draw_run
 from ops.report.inspection import inspect_videos
 from ops.report.inspection_figure import inspection_figure
+from ops.utils import distributed
 from ops.utils.logger import RunLogger
+from ops.utils.session import Run
 
+COMPARED = 8  # videos whose predictions below float32 are compared with float32's
 PICTURES = 3  # videos shown at every evaluation, always the same
 DOTS_PER_INCH = 110  # of their pictures, which stay in the event file for every evaluation
 THREADS = 4  # that decode their frames
@@ -33,7 +38,7 @@ THREADS = 4  # that decode their frames
 def show_in_tensorboard(
     logger: RunLogger, model: UniAdaFocus, dataset: VideoDataset, evaluated: Evaluated, epoch: int
 ) -> None:
-    """Add to TensorBoard, on the main process, what the policies choose and what comes of it.
+    """Add to TensorBoard, on the main process, the choices of the policies and the results of each class.
 
     inspection/*: a few videos, evenly spread over the split. patches/*: histograms over all videos and glance frames of
     the patches' centres and sides, in pixels of the frame; frames/weight: of the frame weights. classes/per_class: a
@@ -63,6 +68,27 @@ def show_in_tensorboard(
     logger.text("classes/per_class", per_class_table(results, dataset.config.metric), epoch)
     if has_one_label(labels):
         logger.figure("classes/confusion", confusion_figure(confusion_matrix(evaluated.logits, labels), names), epoch)
+
+
+@distributed.fail_together()
+def report_precision(run: Run, model: UniAdaFocus, dataset: VideoDataset) -> None:
+    """With an `--eval_precision` below float32, log how far the predictions of a few videos are from those in float32.
+
+    model: in evaluation mode, not prepared for inference. Raises UserError for a video that cannot be read.
+    """
+    precision = run.options.eval_precision
+    if precision == "float32" or not distributed.is_main_process():
+        return
+    rows = spread_rows(len(dataset), COMPARED)
+    frames = torch.stack([dataset[row][0] for row in rows]).to(run.device)
+    dataset.reset_replaced()  # the evaluation has counted these frames
+    with torch.inference_mode():
+        lower, full = (prepare_for_inference(model, name)(frames).logits.softmax(1) for name in (precision, "float32"))
+    same = int((lower.argmax(1) == full.argmax(1)).sum())
+    run.log.line(
+        f"{precision}: {same} of {len(rows)} videos with the first class of float32, "
+        f"probabilities at most {(lower - full).abs().max():.3f} apart"
+    )
 
 
 def spread_rows(videos: int, number: int) -> list[int]:

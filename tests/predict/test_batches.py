@@ -8,7 +8,7 @@ import torch
 
 from dataset_config import get_dataset
 from ops.data.dataset import VideoDataset
-from ops.predict.batches import BrokenVideos, VideoBatch, reason
+from ops.predict.batches import SegmentReader, VideoBatch, reason
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import FrameFolder, VideoFile
@@ -25,8 +25,12 @@ def threads():
         yield threads
 
 
+def batch_of(videos, threads) -> VideoBatch:
+    return VideoBatch([SegmentReader(video, MODEL) for video in videos], threads)
+
+
 def clip(video, threads) -> torch.Tensor:
-    return VideoBatch([video], MODEL, threads).fetch(torch.tensor([0]), ALL[None])
+    return batch_of([video], threads).fetch(torch.tensor([0]), ALL[None])
 
 
 @pytest.mark.parametrize("frames", [20, 4, 1])
@@ -49,7 +53,7 @@ def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, thread
 def test_any_frames_of_any_videos_come_in_the_order_asked_for(tmp_path, threads):
     videos = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed), height=80) for seed in range(3)]
     whole = torch.stack([clip(video, threads) for video in videos])  # [3, 6, 3, 64, 64]
-    batch = VideoBatch(videos, MODEL, threads)
+    batch = batch_of(videos, threads)
     assert len(batch) == 3
     first = batch.fetch(torch.tensor([2, 0]), torch.tensor([[1, 4], [0, 5]]))
     assert torch.equal(first, torch.stack([whole[2, 1], whole[2, 4], whole[0, 0], whole[0, 5]]))
@@ -61,10 +65,11 @@ def test_no_frame_is_read_twice(tmp_path, threads):
     video, asked = VideoFile(make_colourful_video(tmp_path / "a.mp4", 0, frames=60)), []
     original = video.read
     video.read = lambda numbers: asked.extend(numbers) or original(numbers)
-    batch = VideoBatch([video], MODEL, threads)
+    reader = SegmentReader(video, MODEL)
+    batch = VideoBatch([reader], threads)
     for segments in ([0, 2, 4], [1, 2, 3], [0, 1, 2]):
         batch.fetch(torch.tensor([0]), torch.tensor([segments]))
-    assert asked == [batch.frame_numbers(0)[segment] for segment in (0, 2, 4, 1, 3)]
+    assert asked == [reader.numbers[segment] for segment in (0, 2, 4, 1, 3)]
 
 
 class Broken:
@@ -82,19 +87,14 @@ class Broken:
         pass
 
 
-def test_broken_videos_are_named_and_the_rest_of_the_batch_keeps_its_frames(tmp_path, threads):
+def test_broken_videos_are_named_and_black_and_the_rest_of_the_batch_goes_on(tmp_path, threads):
     good = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed)) for seed in range(2)]
-    batch = VideoBatch([good[0], Broken(), Broken(), good[1]], MODEL, threads)
-    with pytest.raises(BrokenVideos) as broken:
-        batch.fetch(torch.arange(4), ALL.expand(4, -1))
-    assert broken.value.reasons == {1: "torn", 2: "torn"}
-
-    another = VideoFile(make_colourful_video(tmp_path / "2.mp4", 2))
-    rest = batch.with_changes({1: None, 2: another})
-    assert rest.videos == [good[0], another, good[1]]
-    for video in good:
-        video.read = lambda numbers: pytest.fail("read again") if numbers else iter(())
-    assert rest.fetch(torch.arange(3), ALL.expand(3, -1)).shape == (18, 3, 64, 64)
+    batch = batch_of([good[0], Broken(), Broken(), good[1]], threads)
+    frames = batch.fetch(torch.arange(4), ALL.expand(4, -1)).unflatten(0, (4, -1))
+    assert batch.broken == {1: "torn", 2: "torn"}
+    assert frames[1:3].max() == 0
+    for video, found in zip(good, frames[[0, 3]], strict=True):
+        assert torch.equal(found, clip(video, threads))
 
 
 def test_reasons_are_a_few_words():

@@ -1,4 +1,4 @@
-"""What is said of videos, in batches of any size, with early exit, and of those that are broken."""
+"""ops/predict/predictor.py: predictions in batches of any size, with early exit, and of broken videos."""
 
 import functools
 import shutil
@@ -15,7 +15,7 @@ from ops.early_exit.curve import criterion_values, exit_decisions
 from ops.flops import exit_gflops
 from ops.inference import prepare_for_inference
 from ops.predict import predictor
-from ops.predict.batches import VideoBatch
+from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Prediction, Predictor
 from ops.video import frames as video_frames
@@ -63,7 +63,7 @@ def videos(tmp_path_factory) -> list[FoundVideo]:
 def whole(model, videos) -> torch.Tensor:
     """The logits of all exits, from whole clips: [N, K, C]."""
     with ThreadPoolExecutor(1) as threads:
-        batch = VideoBatch([VideoFile(video.path) for video in videos], model, threads)
+        batch = VideoBatch([SegmentReader(VideoFile(video.path), model) for video in videos], threads)
         segments = torch.arange(model.num_segments).expand(VIDEOS, -1)
         clips = batch.fetch(torch.arange(VIDEOS), segments).unflatten(0, (VIDEOS, -1))
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_a_file_with_a_little_damage_gives_what_its_extraction_would(model, tmp_
     path = damaged(tmp_path / "a.mp4", 0.85, frames=24)
     (outcome,) = Predictor(model)([FoundVideo(path)])
     with ThreadPoolExecutor(1) as threads:
-        batch = VideoBatch([VideoFile(path, decode_all=True)], model, threads)
+        batch = VideoBatch([SegmentReader(VideoFile(path, decode_all=True), model)], threads)
         clip = batch.fetch(torch.tensor([0]), torch.arange(model.num_segments)[None])
     with torch.no_grad():
         expected = model(clip[None]).logits.softmax(1)[0]
@@ -162,14 +162,26 @@ def test_replaced_frames_of_a_folder_are_counted(model, videos, tmp_path):
 def test_what_is_drawn_and_what_cannot_be_stands_beside_the_prediction(model, videos):
     seen = []
 
-    def illustrate(model, batch, paths, answer):
-        seen.append((paths, answer.patches.tolist()))
-        return [({"image": Path("a.png")}, ""), ({}, "no clip: torn")]
+    def illustrate(path, reader, inspection):
+        seen.append((path, len(reader.video), inspection.exit))
+        return ({"image": Path("a.png")}, "") if len(seen) == 1 else ({}, "no clip: torn")
 
     first, second, problem = Predictor(model, illustrate=illustrate)(videos[:2])
     assert first.files == {"image": Path("a.png")} and second.files == {}
     assert problem == Failure(videos[1].path, "no clip: torn")
-    assert seen == [([video.path for video in videos[:2]], [2, 2])]
+    assert seen == [(videos[0].path, 20, 2), (videos[1].path, 13, 2)]
+
+
+def test_pictures_show_the_exits_of_the_predictions(model, videos, whole, tmp_path):
+    thresholds = thresholds_for(criterion_values(whole, "confidence").numpy(), [3, 2, 2])
+    broken = [FoundVideo(damaged(tmp_path / "damaged.mp4", 0.5)), *videos]
+    seen = []
+    outcomes = list(Predictor(model, thresholds, illustrate=lambda *given: seen.append(given) or ({}, ""))(broken))
+    assert isinstance(outcomes[0], Failure) and len({outcome.patches for outcome in outcomes[1:]}) == 3
+    for outcome, (path, _, inspection) in zip(outcomes[1:], seen, strict=True):
+        assert (path, inspection.exit) == (outcome.path, outcome.patches)
+        final = inspection.step_probabilities[-1]
+        np.testing.assert_allclose(final[outcome.labels], outcome.probabilities, atol=1e-6)
 
 
 def test_a_video_that_leaves_early_has_only_its_glance_frames_converted(model, videos, monkeypatch):

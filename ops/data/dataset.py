@@ -222,7 +222,12 @@ def collate_clips(batch: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, 
 
 
 def worker_init(worker_id: int) -> None:
-    """`worker_init_fn` of a DataLoader: one thread per worker, and Ctrl-C is left to the main process."""
+    """`worker_init_fn` of a DataLoader: one thread per worker, and a stop is left to the main process.
+
+    Launchers and schedulers send SIGTERM to all processes of a run. The main process finishes its step and saves, for
+    which it needs its workers; a second one, as the DataLoader sends to a worker that does not end, ends the worker.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

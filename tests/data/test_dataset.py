@@ -1,8 +1,11 @@
 """Clips from frame folders: what an item holds, what it depends on, and what happens to bad frames."""
 
 import io
+import os
 import shutil
+import signal
 import struct
+import time
 from functools import cache
 from pathlib import Path
 
@@ -346,3 +349,20 @@ def test_an_option_that_makes_no_sense_is_refused(config, options):
     defaults = {"split": "val", "num_segments": SEGMENTS, "input_size": SIZE, "training": False}
     with pytest.raises(UserError, match=next(iter(options))):
         VideoDataset(config, **{**defaults, **options})
+
+
+def test_workers_leave_the_first_sigterm_to_the_main_process(config):
+    data = dataset(config)
+    loader = DataLoader(data, 1, num_workers=2, collate_fn=collate_clips, worker_init_fn=worker_init, prefetch_factor=1)
+    batches = iter(loader)
+    next(batches)
+    for worker in batches._workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == len(data) - 1
+
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(RuntimeError, match="is killed by signal: Terminated"):
+        for _ in range(200):  # the second one that it has time for
+            os.kill(batches._workers[0].pid, signal.SIGTERM)
+            time.sleep(0.05)

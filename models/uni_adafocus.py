@@ -81,12 +81,18 @@ class TrainingOutput:
 class UniAdaFocus(nn.Module):
     """The network, with random weights; see the module's docstring and docs/PREDICT.md.
 
-    num_segments T, num_glance_segments G, num_focus_segments F: frames per video in all, glanced at, looked at closely.
-    patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.
-    input_size: side of the square frames, a multiple of 32.
-    temperature: of the softmax that focus frames are sampled from; higher is more even.
-    dropout: before the heads of the steps; fc_dropout: before the heads of single frames and patches.
-    glance_arch: "mbv2" (MobileNetV2, published) or "res50".
+    Args:
+        num_classes: C.
+        num_segments, num_glance_segments, num_focus_segments: T, G and F, frames per video in all, glanced at, and
+            looked at closely.
+        patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.
+        input_size: side of the square frames, a multiple of 32.
+        stn_hidden_dim, temporal_hidden_dim: widths of the spatial and of the temporal policy.
+        temperature: of the softmax that focus frames are sampled from; higher is more even.
+        dropout: before the heads of the steps.
+        fc_dropout: before the heads of single frames and patches.
+        glance_arch: "mbv2" (MobileNetV2, published) or "res50".
+
     Raises ValueError for sizes that do not go together.
     """
 

@@ -140,7 +140,12 @@ def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
 def record(
     run: Run, state: TrainingState, data: Data, lr: float, losses: dict[str, float], metrics: dict[str, float] | None
 ) -> None:
-    """Keep an epoch's figures in metrics.jsonl and TensorBoard."""
+    """Keep an epoch's figures in metrics.jsonl and TensorBoard.
+
+    Args:
+        lr: the base learning rate.
+        losses, metrics: what `train_epoch` and `evaluate_if_due` return.
+    """
     epoch, left_out = state.epoch, {name: split.left_out for name, split in data.splits.items()}
     figures = {"epoch": epoch, "lr": lr, "left_out": left_out, "train": losses}
     if metrics is not None:

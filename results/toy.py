@@ -62,8 +62,12 @@ def make_results(
 ) -> None:
     """Train, measure and write toy.md, toy.json and toy_early_exit.png into `out`.
 
-    parallel: how many seeds at a time; data, options: as `DATA` and `OPTIONS`; data_dir, log: where videos and runs are
-    or will be. Raises UserError where a step fails, with its last line, and where the runs have other settings.
+    Args:
+        seeds, parallel: how many, and how many at a time.
+        data, options: as `DATA` and `OPTIONS`.
+        data_dir, log: where videos and runs are or will be.
+
+    Raises UserError where a step fails, with its last line, and where the runs have other settings.
     """
     settings, kept = {"data": dict(data), "options": dict(options)}, log / "settings.json"
     if kept.is_file() and json.loads(kept.read_text()) != settings:

@@ -38,8 +38,16 @@ class VideoDataset(Dataset):
     frames: uint8 RGB [T, 3, input_size, input_size], channels last in memory. labels: int64 [3], padded with -1; in
     training a video's labels take turns in coming first, uniformly. index: `i`, the row among `annotations`.
 
-    `training` chooses random frames and crops; `split` only says which videos. The "pillow" backend is the exact and
-    slow reference of "fast". Raises UserError for a split file that cannot be used.
+    Args:
+        config: of the dataset.
+        split: which videos, "train" or "val".
+        num_segments: T, frames of a clip.
+        input_size: side of its frames in pixels.
+        training: whether frames and crops are random.
+        seed: of what is random.
+        backend: "fast", or "pillow", its exact and slow reference.
+
+    Raises UserError for a split file that cannot be used.
     """
 
     def __init__(
@@ -156,7 +164,11 @@ class VideoDataset(Dataset):
 class FrameReader:
     """Decodes frames of one video; for a bad one, the nearest good one (the earlier of two equally near).
 
-    folder: of the frames, named by `template`, numbered 1..num_frames. advice: what to do where there is none.
+    Args:
+        video: its name, for messages.
+        folder, template, num_frames: where the frames are, how they are named, and how many; they count from 1.
+        advice: what to do where there is none.
+        backend: as for `VideoDataset`.
     """
 
     def __init__(

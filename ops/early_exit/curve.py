@@ -133,9 +133,14 @@ def exit_curve(
 ) -> list[ExitPoint]:
     """The curve of accuracy against cost, one `ExitPoint` for each p = 1..19.
 
-    train_logits [N, K, C] and val_logits [M, K, C]: logits of the K exits, each video once. val_labels [M, L] padded
-    with -1, or [M]. gflops [K]: cost of a video that leaves at each exit. criterion: "confidence" or "entropy".
-    metric: "map" or "accuracy" (top-1 of the first label). seed: fixes the random choice behind `random_metric`.
+    Args:
+        train_logits, val_logits: [N, K, C] and [M, K, C], of the K exits, each video once.
+        val_labels: [M, L] padded with -1, or [M].
+        gflops: [K], cost of a video that leaves at each exit.
+        criterion: "confidence" or "entropy".
+        metric: "map" or "accuracy" (top-1 of the first label).
+        seed: of the random choice behind `random_metric`.
+
     With "map" a float32 array of the size of val_logits is held. Raises ValueError when shapes do not fit together, for
     an unknown criterion or metric, and for logits that are not finite.
     """
@@ -181,7 +186,13 @@ def exit_curve(
 def compute_curves(
     calibration: Tensor, logits: Tensor, labels: Tensor, gflops: Sequence[float], metric: str, seed: int
 ) -> ExitCurves:
-    """Both criteria. calibration [N, K, C], for the thresholds; logits [M, K, C] and labels [M, 3], evaluated."""
+    """The curves of both criteria.
+
+    Args:
+        calibration: logits [N, K, C] that the thresholds are found on.
+        logits, labels: [M, K, C] and [M, 3], evaluated.
+        gflops, metric, seed: as for `exit_curve`.
+    """
     points = {name: exit_curve(calibration, logits, labels, gflops, name, metric, seed) for name in CRITERIA}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes without a video: `exit_curve` has given it

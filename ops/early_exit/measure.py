@@ -104,7 +104,12 @@ def measure(
 ) -> None:
     """Run each batch of videos by all variants, each of which is first equally often.
 
-    common_steps: how many batches every process has. Raises Stopped, on all processes, when a signal comes.
+    Args:
+        batches: of this process, rows of the dataset.
+        common_steps: how many batches every process has.
+        threads: decode frames.
+
+    Raises Stopped, on all processes, when a signal comes.
     """
     for number, batch in enumerate(run.log.progress(batches, "for real")):
         turn = number % len(variants)

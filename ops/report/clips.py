@@ -53,10 +53,13 @@ def save_inspection_video(
 ) -> None:
     """Write the clip as MP4 with the patch that the spatial policy chose for each moment, and what was known by then.
 
-    frames: all frames of the video in order (or every so many of them), uint8 RGB [H, W, 3] as decoded, neither cropped
-    nor resized, consumed one by one. num_frames: how many there are; frame k from 0 belongs to segment
-    k * T // num_frames, and what comes after the last counts as the last. frame_rate: of the clip, frames per second.
-    path: ends in .mp4.
+    Args:
+        path: ends in .mp4.
+        frames: all frames of the video in order (or every n-th of them), uint8 RGB [H, W, 3] as decoded, neither
+            cropped nor resized, consumed one by one.
+        num_frames: how many there are; frame k from 0 belongs to segment k * T // num_frames, and what comes after the
+            last counts as the last.
+        frame_rate: of the clip, frames per second.
 
     The box is thick in the segments that were looked at and thin elsewhere; in between it moves as the policy does.
     Below stand the likeliest class and its probability after the patches so far, over a time line with a mark for each.

@@ -41,9 +41,14 @@ def inspection_figure(
 ) -> Figure:
     """Draw an inspection, 7.2 inches wide at 300 dots per inch, on a figure of its own.
 
-    title: the video's name, say; class_names: [C]; truth: the classes that the video has, where they are known.
-    times: [T], where in the video the frame of each segment lies, not decreasing, in `unit`; without them the time line
-    counts segments from 1. Names that are too long lose their middle.
+    Args:
+        title: the video's name, say.
+        class_names: [C].
+        truth: the classes that the video has, where they are known.
+        times: [T], where in the video the frame of each segment lies, not decreasing, in `unit`; without them the time
+            line counts segments from 1.
+
+    Names that are too long lose their middle.
     """
     pitch = SPAN / (inspection.num_focus_segments + 1)  # a column for the glance and one for each patch
     glance_side = min(0.95 * SPAN / len(inspection.glance_segments), LARGEST_SIDE)

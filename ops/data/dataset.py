@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
 from heapq import merge
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -222,7 +223,15 @@ def collate_clips(batch: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, 
 
 
 def worker_init(worker_id: int) -> None:
-    """`worker_init_fn` of a DataLoader: one thread per worker, and Ctrl-C is left to the main process."""
+    """`worker_init_fn` of a DataLoader: one thread per worker, and signals are left to the main process.
+
+    Ctrl-C, torchrun and Slurm signal the whole process group; the main process needs its workers to finish the step.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_at_the_next)
+
+
+def _end_at_the_next(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

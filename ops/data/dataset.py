@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
 from heapq import merge
-from types import FrameType
 
 import cv2
 import numpy as np
@@ -225,13 +224,10 @@ def collate_clips(batch: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, 
 def worker_init(worker_id: int) -> None:
     """`worker_init_fn` of a DataLoader: one thread per worker, and signals are left to the main process.
 
-    Ctrl-C, torchrun and Slurm signal the whole process group; the main process needs its workers to finish the step.
+    Terminals, torchrun and Slurm signal all processes at once, but to finish its step the main process needs its
+    workers. They end when it does, however it ends.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_at_the_next)
-
-
-def _end_at_the_next(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from errno import ENOENT, ENOTDIR
@@ -188,6 +188,22 @@ def first_few(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(printable, names[:_NAMED])) + more
+
+
+def report_replaced(dataset: VideoDataset, say: Callable[[str], None], where: str) -> int:
+    """How many frames of the clips so far were replaced, in all processes together; counting starts again from zero.
+
+    All processes call this. Where there are any, `say` gets a line with the first videos' names, after `where` it was.
+    """
+    counts = distributed.sum_over_processes(dataset.replaced_frames.clone())  # [N]
+    dataset.reset_replaced()
+    rows, frames = counts.nonzero().flatten().tolist(), int(counts.sum())
+    if rows:
+        say(
+            f"warning: {where}: {frames} frames of {len(rows)} videos could not be read, and the nearest good frame of "
+            f"the same video stood in for each: {first_few([dataset.video_name(row) for row in rows])}"
+        )
+    return frames
 
 
 def _describe_short_videos(lists: Lists, findings: Findings) -> list[str]:

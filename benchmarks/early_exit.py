@@ -141,8 +141,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments)
+main = partial(run, __doc__, measure, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.aggregator import Aggregator
-from models.backbones import STRIDE, ResNet50Backbone, build_focus_network, build_glance_network
+from models.backbones import STRIDE, ResNet50Backbone, build_glance_network
 from models.spatial_policy import (
     SpatialPolicy,
     actions_for_all_frames,
@@ -25,7 +25,7 @@ from models.spatial_policy import (
     cut_patches,
     smallest_side,
 )
-from models.temporal_policy import TemporalPolicy, expected_logits, sample_focus_frames, softmax_weights
+from models.temporal_policy import TemporalPolicy, expected_logits, sample_focus_frames
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -125,7 +125,7 @@ class UniAdaFocus(nn.Module):
         glance_dim, focus_dim = self.global_CNN.feature_dim, ResNet50Backbone.feature_dim
         self.global_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(glance_dim, num_classes))
         self.aux_fc = nn.Linear(glance_dim, num_classes)
-        self.local_CNN = build_focus_network()
+        self.local_CNN = ResNet50Backbone()
         self.local_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(focus_dim, num_classes))
         self.spatial_policy = SpatialPolicy(glance_dim, stn_hidden_dim, map_size=input_size // STRIDE)
         self.temporal_policy = TemporalPolicy(glance_dim, temporal_hidden_dim)
@@ -177,12 +177,12 @@ class UniAdaFocus(nn.Module):
         """Step 2: which frames to focus on, and where in each."""
         scores = self._run(self.temporal_policy, glance.features)
         offsets = torch.rand(len(scores), self.num_focus_segments, device=scores.device) if self.training else 0.5
-        sampling_weights = softmax_weights(scores.detach() / self.temperature)
+        sampling_weights = (scores.detach() / self.temperature).softmax(dim=1)
         indices = sample_focus_frames(sampling_weights, self.num_segments, self.num_focus_segments, offsets)
         glance_actions = self._run(self.spatial_policy, glance.maps.detach())
         all_actions = actions_for_all_frames(glance_actions, self.num_segments)  # [B, T, 4]
         focus_actions = all_actions.gather(1, indices.unsqueeze(-1).expand(-1, -1, 4))
-        return Decision(softmax_weights(scores), glance_actions, indices, focus_actions)
+        return Decision(scores.softmax(dim=1), glance_actions, indices, focus_actions)
 
     def random_actions(self, actions: Tensor) -> Tensor:
         """Actions like those given, for patches of the base size at uniformly random places."""

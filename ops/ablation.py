@@ -22,8 +22,8 @@ from torch import Tensor
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES, Policies, outputs_of_policies
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import engine
+from ops.data.check import report_replaced
 from ops.data.dataset import VideoDataset
-from ops.data.replaced import report_replaced
 from ops.flops import exit_gflops
 from ops.metrics import METRIC_NAMES, main_metric, step_mean
 from ops.utils import distributed

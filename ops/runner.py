@@ -8,10 +8,9 @@ from pathlib import Path
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
-from ops.data.check import check_only
+from ops.data.check import check_only, report_replaced
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
-from ops.data.replaced import report_replaced
 from ops.engine import Batch, TrainingState
 from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory

@@ -64,10 +64,8 @@ class VideoDataset(Dataset):
             raise UserError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
         if backend not in BACKENDS:
             raise UserError(f"backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
-        if num_segments < 1 or input_size < 1:
-            raise UserError(f"num_segments {num_segments} and input_size {input_size} must be at least 1")
-        if seed < 0:
-            raise UserError(f"seed {seed} must not be negative")
+        if num_segments < 1 or input_size < 1 or seed < 0:
+            raise UserError(f"num_segments {num_segments}, input_size {input_size} or seed {seed} is too small")
         self.config = config
         self.split = split
         self.num_segments = num_segments

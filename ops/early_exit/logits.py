@@ -18,8 +18,8 @@ from torch import Tensor
 
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import engine
+from ops.data.check import report_replaced
 from ops.data.dataset import BACKENDS, VideoDataset
-from ops.data.replaced import report_replaced
 from ops.early_exit.thresholds import Weights, model_sizes
 from ops.runner import evaluation_batches
 from ops.utils import distributed

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 
-from ops.utils.waiting import wait_briefly
-
 EXIT_DONE = 0
 EXIT_WITH_FAILURES = 1
 EXIT_WRONG_INPUT = 2
@@ -37,6 +35,17 @@ def original_message(error: UserError) -> str:
 def is_first_process() -> bool:
     """Whether this is the launcher's first process, the one that says what all of them would say alike."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def wait_briefly() -> None:
+    """Let PyTorch's threads on the CPU look for more work for microseconds, then give their core away.
+
+    To be called before torch is loaded, so nothing here imports it. As PyTorch has it threads look for milliseconds,
+    which makes a step many times slower where other programs want the cores; where they sleep at once, waking them
+    makes a single patch take a third longer (benchmarks/README.md). What the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # sleep at once: all that Intel's OpenMP can be told
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # and GNU's, after so many looks
 
 
 def run_entry(main: Callable[[], int | None]) -> None:

@@ -7,6 +7,7 @@ import time
 from types import FrameType, TracebackType
 
 import torch
+import torch.distributed as dist
 
 from ops.utils import distributed
 
@@ -40,9 +41,10 @@ class StopRequest:
 
     def agreed(self) -> int:
         """The signal that any process has received, 0 for none: the same answer on all of them, at the same step."""
-        if distributed.world_size() == 1:
-            return self.signal_number
-        return int(distributed.largest_over_processes(torch.tensor(self.signal_number)))
+        largest = torch.tensor(self.signal_number)
+        if distributed.world_size() > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:

@@ -16,8 +16,8 @@ from ops.early_exit.thresholds import Weights, curve_file, file_hash, thresholds
 from ops.flops import cost_table, exit_gflops
 from ops.inference import float32_convolutions, prepare_for_inference
 from ops.metrics import METRIC_NAMES
+from ops.report.files import save_predictions
 from ops.report.outputs import report_precision
-from ops.report.predictions import save_predictions
 from ops.runner import leave_early
 from ops.setup import Data, load_data, load_model
 from ops.utils import distributed

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.predict.batches import READING_ERRORS, SegmentReader, reason
-from ops.report.clips import draw_inspection, save_inspection_video
+from ops.report.clips import save_inspection_video
 from ops.report.inspection import Inspection
+from ops.report.inspection_figure import inspection_figure
+from ops.report.style import save_png
 from ops.utils.errors import UserError
 
 PLAYED_RATE = 25.0  # frames per second of a clip, where the video is a folder of frames
@@ -40,12 +42,13 @@ class Illustrator:
         if self.images:
             files["image"] = self.images / f"{self.names[path]}.png"
             times = None if video.rate is None else (reader.numbers - 1) / video.rate
-            draw_inspection(files["image"], inspection, title=path.name, class_names=self.class_names, times=times)
+            figure = inspection_figure(inspection, title=path.name, class_names=self.class_names, times=times)
+            save_png(files["image"], figure)
         if self.clips:
             clip, rate = self.clips / f"{self.names[path]}.mp4", video.rate or PLAYED_RATE
             frames = video.read(range(1, len(video) + 1))
             try:
-                save_inspection_video(clip, frames, len(video), rate, inspection, class_names=self.class_names)
+                save_inspection_video(clip, frames, len(video), rate, inspection, self.class_names)
                 files["clip"] = clip
             except READING_ERRORS as error:
                 problem = f"no clip: {reason(error)}"

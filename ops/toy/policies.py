@@ -15,7 +15,6 @@ the checkpoint.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,10 +33,10 @@ from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import EvaluationBatches, build_loader
+from ops.report.files import write_json
 from ops.toy.truth import ToyTruth
 from ops.utils import distributed
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
-from ops.utils.files import whole_file
 
 Report = dict[str, dict[str, float]]
 DRAWS = 20  # of what is random; they cost little, since the network glances only once
@@ -79,7 +78,7 @@ def policy_report(
                 values.append((area(intersection(boxes, patches)) / area(boxes))[visible])
                 found["patch_area"][name].append(area(patches).flatten() / model.input_size**2)
     report = {
-        table: {name: 100 * mean(torch.cat(values)) for name, values in columns.items()}
+        table: {name: 100 * float(torch.cat(values).mean().nan_to_num()) for name, values in columns.items()}
         for table, columns in found.items()
     }
     counts = {"videos": len(dataset), "focus_frames": len(dataset) * model.num_focus_segments}
@@ -105,11 +104,6 @@ def intersection(boxes: Tensor, others: Tensor) -> Tensor:
 def area(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] -> square pixels [...], 0 where right or bottom is not beyond left or top."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
-
-
-def mean(values: Tensor) -> float:
-    """The mean of the numbers, 0 of none."""
-    return float(values.mean()) if len(values) else 0.0
 
 
 def report_lines(report: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
@@ -144,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with distributed.process_group() as device:
         report = policy_report(model.to(device), dataset, ToyTruth(dataset), device, options["workers"])
     if given.json:
-        with whole_file(given.json) as file:
-            file.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(given.json, report)
     print(*report_lines(report), sep="\n")
     return EXIT_DONE
 

@@ -1,22 +1,16 @@
-"""Pictures of results, each on a figure of its own: no window, no global state."""
+"""The picture of an early-exit evaluation."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from ops.early_exit.curve import ExitCurves
 from ops.metrics import METRIC_NAMES
-from ops.report.style import FONT, new_figure, plain_axes, save_png
+from ops.report.style import FONT, new_figure, plain_axes
 
 COLOURS = {"confidence": "#0072B2", "entropy": "#D55E00"}  # told apart by colour-blind readers too
 MARKERS = {"confidence": "o", "entropy": "s"}
 FIXED, RANDOM = "#777777", "#aaaaaa"  # exits that no criterion chooses
-
-
-def draw_early_exit(path: Path, curves: ExitCurves, title: str, published: Sequence[tuple[float, float]] = ()) -> None:
-    """Write `early_exit_figure` as PNG. Raises UserError where that fails."""
-    save_png(path, early_exit_figure(curves, title, published))
 
 
 def early_exit_figure(curves: ExitCurves, title: str, published: Sequence[tuple[float, float]] = ()) -> Figure:

@@ -48,14 +48,9 @@ def file_hash(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def curve_file(folder: Path, criterion: str) -> Path:
-    """Where the curve of a criterion is kept."""
-    return folder / f"early_exit_{criterion}.csv"
-
-
-def thresholds_file(folder: Path, criterion: str) -> Path:
-    """Where the thresholds of a criterion are kept."""
-    return folder / f"early_exit_{criterion}.json"
+def result_file(folder: Path, criterion: str, ending: str) -> Path:
+    """Where the curve ("csv") or the thresholds ("json") of a criterion are kept."""
+    return folder / f"early_exit_{criterion}.{ending}"
 
 
 def write_curve(path: Path, points: Sequence[ExitPoint]) -> None:
@@ -74,7 +69,7 @@ def write_thresholds(
     """All operating points of a criterion with their thresholds, and the model that these belong to.
 
     Args:
-        path: of the file, see `thresholds_file`.
+        path: of the file, see `result_file`.
         curves: of all criteria.
         criterion: "confidence" or "entropy".
         calibrated_on: the videos that the thresholds were found on, as `--calibrate_on` says it.

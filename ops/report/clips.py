@@ -80,8 +80,8 @@ class _Overlay:
         self.inspection, self.class_names = inspection, class_names
         self.input_size = inspection.glance_frames.shape[1]
         actions = actions_for_all_frames(torch.from_numpy(inspection.actions)[None], inspection.num_segments)[0]
-        corner, side = actions_to_boxes(actions, self.input_size)
-        self.boxes = torch.cat([corner, side], dim=-1).numpy()  # [T, 4]: top, left, height, width
+        corner, side = actions_to_boxes(actions, self.input_size)  # (y, x)
+        self.boxes = torch.cat([corner.flip(-1), (corner + side).flip(-1)], dim=-1).numpy()  # [T, 4]
         self._strip = lru_cache(maxsize=1)(self._new_strip)
 
     def draw(self, frame: np.ndarray, moment: float) -> np.ndarray:
@@ -90,39 +90,32 @@ class _Overlay:
         scale = max(1.0, SHORTEST_SIDE / min(height, width))
         width, height = (round(side * scale) // 2 * 2 for side in (width, height))
         picture = cv2.resize(frame, (width, height)) if scale > 1 else frame[:height, :width].copy()
-        self._dim_unseen(picture)
+        (left, top), (right, bottom) = self._to_picture(picture, [0, 0, self.input_size, self.input_size]).clip(0)
+        seen = picture[top:bottom, left:right].copy()
+        np.multiply(picture, UNSEEN, out=picture, casting="unsafe")
+        picture[top:bottom, left:right] = seen
+
         segments = self.inspection.num_segments
-        looked_at = int(moment * segments) in self.inspection.focus_segments
         place = np.clip(moment * segments - 0.5, 0, segments - 1)
-        box = [np.interp(place, np.arange(segments), self.boxes[:, side]) for side in range(4)]
-        self._draw_box(picture, box, looked_at)
+        box = [np.interp(place, np.arange(segments), self.boxes[:, edge]) for edge in range(4)]
+        corners = self._to_picture(picture, box, 2**_FRACTION_BITS).tolist()
+        unit, layers = max(1, round(min(height, width) / 300)), [(PALE_RGB, 1)]
+        if int(moment * segments) in self.inspection.focus_segments:
+            layers = [((255, 255, 255), 4), (PATCH_RGB, 2)]
+        for colour, thickness in layers:
+            cv2.rectangle(picture, *corners, colour, thickness * unit, cv2.LINE_AA, _FRACTION_BITS)
+
         # Below, white text on black, and the time line with what has passed of it.
         patches = int((self.inspection.focus_segments <= int(moment * segments)).sum())
         strip = self._strip(width, height, patches).copy()
         strip[: _line_height(height), : round(moment * width)] |= 96
         return np.concatenate([picture, strip])
 
-    def _dim_unseen(self, picture: np.ndarray) -> None:
-        top, left, bottom, right = (round(edge) for edge in self._to_picture(picture, 0, 0, *[self.input_size] * 2))
-        seen = picture[max(top, 0) : bottom, max(left, 0) : right].copy()
-        np.multiply(picture, UNSEEN, out=picture, casting="unsafe")
-        picture[max(top, 0) : bottom, max(left, 0) : right] = seen
-
-    def _to_picture(
-        self, picture: np.ndarray, top: float, left: float, height: float, width: float
-    ) -> tuple[float, float, float, float]:
-        """A box in pixels of what the network sees -> top, left, bottom, right in pixels of the picture."""
+    def _to_picture(self, picture: np.ndarray, box: Sequence[float], parts: int = 1) -> np.ndarray:
+        """Left, top, right, bottom in pixels of what the network sees -> two corners in parts of the picture's."""
         view = evaluation_view(picture.shape[1], picture.shape[0], input_size=self.input_size)
-        x_scale, y_scale = picture.shape[1] / view.size[0], picture.shape[0] / view.size[1]
-        left, top = left + view.corner[0], top + view.corner[1]
-        return top * y_scale, left * x_scale, (top + height) * y_scale, (left + width) * x_scale
-
-    def _draw_box(self, picture: np.ndarray, box: Sequence[float], strong: bool) -> None:
-        top, left, bottom, right = (round(edge * 2**_FRACTION_BITS) for edge in self._to_picture(picture, *box))
-        unit = max(1, round(min(picture.shape[:2]) / 300))
-        layers = [((255, 255, 255), 4 * unit), (PATCH_RGB, 2 * unit)] if strong else [(PALE_RGB, unit)]
-        for colour, thickness in layers:
-            cv2.rectangle(picture, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA, _FRACTION_BITS)
+        corners = (np.reshape(box, (2, 2)) + view.corner) * np.divide(picture.shape[1::-1], view.size)
+        return (corners * parts).round().astype(int)
 
     def _new_strip(self, width: int, height: int, patches: int) -> np.ndarray:
         inspection = self.inspection

@@ -57,14 +57,10 @@ def inspection_figure(
     bottoms = sum(heights) - np.cumsum(heights)
 
     def row(number: int, name: str = "") -> Axes:
-        axes = figure.add_axes(
-            (LEFT / WIDTH, bottoms[number] / sum(heights), SPAN / WIDTH, heights[number] / sum(heights))
-        )
-        axes.set_label(name)
-        if name:
-            middle = (bottoms[number] + heights[number] / 2) / sum(heights)
-            figure.text((LEFT - ROW_NAMES) / WIDTH, middle, name, ha="right", va="center", fontsize=SMALL, color=AXES)
-        return axes
+        bottom, height = bottoms[number] / sum(heights), heights[number] / sum(heights)
+        left, middle = (LEFT - ROW_NAMES) / WIDTH, bottom + height / 2
+        figure.text(left, middle, name, ha="right", va="center", fontsize=SMALL, color=AXES)
+        return figure.add_axes((LEFT / WIDTH, bottom, SPAN / WIDTH, height), label=name)
 
     _draw_answer(figure, inspection, title, class_names, truth, bottoms[1])
     _draw_glance(row(3, "glance"), inspection, glance_side, times, unit)
@@ -97,9 +93,8 @@ def _draw_answer(
         lines.append(f"left after {looked_at} of {there_are} patches" if looked_at else "left after the glance")
     else:
         lines.append(f"looked at all {there_are} patches" if there_are > 1 else "looked at its one patch")
-    figure.text(
-        left / WIDTH, (top - 0.13) / height, fitted(title, figure, room, 10, "bold"), fontsize=10, fontweight="bold"
-    )  # fmt: skip
+    title = fitted(title, figure, room, 10, "bold")
+    figure.text(left / WIDTH, (top - 0.13) / height, title, fontsize=10, fontweight="bold")
     for number, line in enumerate(lines):
         figure.text(left / WIDTH, (top - 0.35 - 0.2 * number) / height, line, fontsize=8)
 
@@ -107,9 +102,8 @@ def _draw_answer(
     left = LEFT + SPAN / 2
     name_width, bars = 1.75, 1.0  # inches
     tall = 0.16 * len(likeliest)
-    axes = figure.add_axes(
-        ((left + name_width) / WIDTH, (top - tall) / height, bars / WIDTH, tall / height), label="classes"
-    )  # fmt: skip
+    area = (left + name_width) / WIDTH, (top - tall) / height, bars / WIDTH, tall / height
+    axes = figure.add_axes(area, label="classes")
     axes.set(xlim=(0, 1), ylim=(len(likeliest) - 0.5, -0.5))
     axes.axis("off")
     for place, class_number in enumerate(likeliest):
@@ -123,7 +117,6 @@ def _draw_answer(
 def _draw_glance(axes: Axes, inspection: Inspection, side: float, times: Sequence[float] | None, unit: str) -> None:
     """The glance frames, each in the middle of its share of the time line, whose scale is above them."""
     segments, share = inspection.num_segments, inspection.num_segments / len(inspection.glance_segments)
-    axes.set(xlim=(0, segments), ylim=(0, 1))
     half = side / SPAN * segments / 2
     for number, frame in enumerate(inspection.glance_frames):
         middle = (number + 0.5) * share
@@ -186,7 +179,6 @@ def _draw_squares(
     boxes: np.ndarray | None = None,
 ) -> None:
     """Pictures in the columns of the patches, with boxes (pixels) on them, and an empty place for each spared one."""
-    axes.set(xlim=(0, SPAN), ylim=(side, 0))
     axes.axis("off")
     for number in range(inspection.num_focus_segments):
         left = pitch * (number + 1.5) - side / 2
@@ -211,18 +203,16 @@ def _draw_curve(axes: Axes, inspection: Inspection, class_names: Sequence[str], 
     order = np.argsort(-final, kind="stable")
     shown = [("predicted", int(order[0]), PREDICTED, "-", "o")]
     if len(order) > 1:
-        is_true = int(order[1]) in truth
-        shown.append(
-            ("true" if is_true else "runner-up", int(order[1]), TRUE if is_true else RUNNER_UP, (0, (4, 2)), "s")
-        )
+        role, colour = ("true", TRUE) if int(order[1]) in truth else ("runner-up", RUNNER_UP)
+        shown.append((role, int(order[1]), colour, (0, (4, 2)), "s"))
     if truth and not set(truth) & {number for _, number, *_ in shown}:
         shown.append(("true", truth[0], TRUE, (0, (1, 1)), "^"))
     steps = np.arange(len(inspection.step_probabilities))
-    for role, number, colour, dashes, marker in reversed(shown):
+    for place, (role, number, colour, dashes, marker) in enumerate(shown):
         name = fitted(class_names[number], axes.figure, 1.2, SMALL)
         axes.plot(
             steps, inspection.step_probabilities[:, number], color=colour, linestyle=dashes, linewidth=1.2,
-            marker=marker, markersize=3, clip_on=False, label=f"{role}: {name}",
+            marker=marker, markersize=3, clip_on=False, label=f"{role}: {name}", zorder=2.2 - place / 10,
         )  # fmt: skip
     exit_step = inspection.exit
     axes.axvline(exit_step, color=PATCH, linewidth=1, ymax=1.0, zorder=1)
@@ -235,8 +225,7 @@ def _draw_curve(axes: Axes, inspection: Inspection, class_names: Sequence[str], 
     axes.set_xticks(ticks, ["glance", *map(str, ticks[1:])])
     axes.set_xlabel("patches looked at", fontsize=SMALL, labelpad=1, color=AXES)
     plain_axes(axes, SMALL, grid="y", length=2, pad=2)
-    handles, labels = axes.get_legend_handles_labels()
     axes.legend(
-        handles[::-1], labels[::-1], loc="lower right", bbox_to_anchor=(1, 1.14), ncols=len(shown), fontsize=SMALL,
-        frameon=False, borderaxespad=0, handlelength=2.4, columnspacing=1.2,
+        loc="lower right", bbox_to_anchor=(1, 1.14), ncols=len(shown), fontsize=SMALL, frameon=False, borderaxespad=0,
+        handlelength=2.4, columnspacing=1.2,
     )  # fmt: skip

@@ -16,6 +16,7 @@ the checkpoint.
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -57,25 +58,21 @@ def policy_report(
     Raises UserError for a video that cannot be read.
     """
     model.eval()
-    found: dict[str, dict[str, list[Tensor]]] = {
-        "in_span": {name: [] for name in FRAME_POLICIES},
-        "covered": {name: [] for name in PATCHES},
-        "patch_area": {name: [] for name in PATCHES},
-    }
+    found = {table: defaultdict(list) for table in ("in_span", "covered", "patch_area")}
     for frames, _, videos in build_loader(dataset, EvaluationBatches(len(dataset), BATCH_SIZE), workers, device):
         learned = model.decide(model.glance(frames.to(device)))
         in_span = torch.stack([truth.in_span(video) for video in videos.tolist()]).to(device)  # [B, T]
         boxes = torch.stack([truth.boxes(video) for video in videos.tolist()]).to(device)  # [B, T, 4]
         boxes = boxes.gather(1, learned.focus_indices.unsqueeze(-1).expand(-1, -1, 4))  # [B, F, 4]
         visible = area(boxes) > 0  # [B, F]
-        for name, values in found["in_span"].items():
+        for name in FRAME_POLICIES:
             for draw in range(DRAWS if name == "random" else 1):
                 decision = decide_otherwise(model, learned, videos, Policies(frames=name, draw=draw))
-                values.append(in_span.gather(1, decision.focus_indices).float().flatten())
-        for name, values in found["covered"].items():
+                found["in_span"][name].append(in_span.gather(1, decision.focus_indices).float().flatten())
+        for name in PATCHES:
             for draw in range(DRAWS if name.startswith("random") else 1):
                 patches = patches_of(model, learned, videos, name, draw)
-                values.append((area(intersection(boxes, patches)) / area(boxes))[visible])
+                found["covered"][name].append((area(intersection(boxes, patches)) / area(boxes))[visible])
                 found["patch_area"][name].append(area(patches).flatten() / model.input_size**2)
     report = {
         table: {name: 100 * float(torch.cat(values).mean().nan_to_num()) for name, values in columns.items()}

@@ -42,6 +42,9 @@ IGNORED_WITH_VALUE = (
 IGNORED_FLAGS = ("--sample", "--random_patch", "--multiprocessing_distributed", "--with_glancer", "--consensus_type")
 
 
+MOST_MINUTES = 7 * 24 * 60  # of --time_limit
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Wrong options are one line and exit code 2, from one process only."""
 
@@ -126,7 +129,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         )
     training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
     training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
-    training.add_argument("--seed", type=whole(0), default=0, help="of everything drawn at random, workers included")
+    training.add_argument("--seed", type=_seed, default=0, help="of everything drawn at random, workers included")
     training.add_argument(
         "--start_epoch", "--start-epoch", type=whole(0), help="first epoch, where not the checkpoint's"
     )
@@ -162,7 +165,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     run.add_argument("--save_freq", type=whole(1), help="save every so many steps too, not only after each epoch")
     run.add_argument("--keep", type=whole(0), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
-    run.add_argument("--time_limit", type=positive, default=30, help="minutes to wait for another process")
+    run.add_argument("--time_limit", type=_minutes, default=30, help="minutes to wait for another process")
     run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
 
     speed = parser.add_argument_group("speed")
@@ -360,6 +363,20 @@ def positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = whole(0)(text)
+    if number >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is 2**63 or more")
+    return number
+
+
+def _minutes(text: str) -> float:
+    number = positive(text)
+    if number > MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_MINUTES}")
     return number
 
 

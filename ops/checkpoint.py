@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.engine import TrainingState
+from ops.loss_history import NAMES
 from ops.utils import distributed
 from ops.utils.errors import UserError
 
@@ -169,7 +170,7 @@ def read(path: Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
-    _refuse_bomb(path)
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals(_harmless_numpy()):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -198,7 +199,7 @@ def read(path: Path) -> Checkpoint:
         scaler=field("scaler", _scaler),
         videos=field("videos", _count),
         random_states=field("random_states", _random_states, ()),
-        options=field("options", _mapping, {}),
+        options=field("options", _plain_values, {}),
     )
 
 
@@ -228,6 +229,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _plain_values(value: Any) -> Mapping[str, Any]:
+    for name, option in _mapping(value).items():
+        for part in option if isinstance(option, (list, tuple)) else (option,):
+            if not isinstance(part, (str, bool, int, float, type(None))):
+                raise ValueError(f"holds something else than a plain value for {name}")
+    return value
+
+
 def _scaler(value: Any) -> Mapping[str, Any]:
     for name, number in _mapping(value).items():
         if _finite(number) < 0:
@@ -237,6 +246,8 @@ def _scaler(value: Any) -> Mapping[str, Any]:
 
 def _loss_totals(value: Any) -> tuple[list[float], int]:
     sums, steps = value
+    if len(sums) > len(NAMES):
+        raise ValueError(f"holds {len(sums)} figures, of which this program knows {len(NAMES)}")
     return [_finite(total) for total in sums], _count(steps)
 
 
@@ -269,11 +280,17 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
     load_model(state.model, found.state_dict, path)
     load_optimizer(state.optimizer, found.optimizer, path)
     if state.scaler.is_enabled() and found.scaler:
-        state.scaler.load_state_dict(dict(found.scaler))
+        try:
+            state.scaler.load_state_dict(dict(found.scaler))
+        except KeyError as error:
+            raise UserError(f"checkpoint {path} is damaged: its `scaler` lacks {error}") from error
     state.epoch, state.step, state.losses, state.resumed = found.epoch, found.step, found.losses, True
     state.best = found.best or None  # 0 stands for no evaluation yet
     if distributed.rank() < len(found.random_states):
-        torch.set_rng_state(found.random_states[distributed.rank()])
+        try:
+            torch.set_rng_state(found.random_states[distributed.rank()])
+        except RuntimeError as error:
+            raise UserError(f"checkpoint {path} is damaged: its `random_states` are not PyTorch's") from error
     if not found.step:
         return
     if found.videos not in (None, videos):
@@ -308,6 +325,12 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
             f"checkpoint {path} does not fit the model that the options describe "
             f"(classes, segments, hidden sizes, glance network): {'; '.join(problems[:5])}{more}"
         )
+    infinite = [key for key in own if not state[key].isfinite().all()]
+    if infinite:
+        raise UserError(
+            f"checkpoint {path} is damaged, or its training has diverged: {len(infinite)} of its {len(own)} tensors "
+            f"hold numbers that are not finite, first {infinite[0]}"
+        )
     model.load_state_dict(dict(state))
 
 
@@ -341,6 +364,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
         momenta = {number: value.get("momentum_buffer") for number, value in state["state"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {path} holds no optimizer state that can be resumed: {error!r}") from error
+    if not all(isinstance(number, int) for number in numbers):
+        raise UserError(f"checkpoint {path} is damaged: its optimizer state does not number the parameters")
     if len(numbers) != len(parameters):
         raise UserError(f"the optimizer in {path} has {len(numbers)} parameters, the model {len(parameters)}")
     for number, parameter in zip(numbers, parameters, strict=True):
@@ -358,17 +383,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
 
 
-def _refuse_bomb(path: Path) -> None:
-    """torch.save packs nothing, so a file that unpacks to more than its own size is not its work."""
+def _check_archive(path: Path) -> None:
+    """Raise UserError where a checksum is wrong, which torch.load does not look at, or where the file would unpack to
+    more than its own size: torch.save packs nothing, so that is not its work."""
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
+            damaged = archive.testzip() if unpacked <= path.stat().st_size else None
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
     if unpacked > path.stat().st_size:
         raise UserError(f"{path} is not a checkpoint that can be read safely: it would unpack to {unpacked:,} bytes")
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: the checksum of {damaged} in it is wrong; copy or download it again")
 
 
 def _harmless_numpy() -> list:
@@ -383,6 +412,6 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if named := re.search(r"GLOBAL ([\w.]+)", text):
         return f"it wants to run code on loading, which is refused ({named.group(1)})"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or torch.save did not write it"
+    if isinstance(error, (pickle.UnpicklingError, EOFError, KeyError)) or "PytorchStreamReader" in text:
+        return "it is damaged or cut short, or torch.save did not write it"
     return (text.splitlines() or [type(error).__name__])[0][:200]

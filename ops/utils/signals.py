@@ -11,7 +11,7 @@ import torch
 from ops.utils import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SAME_SECONDS = 2.0  # in which a second signal is the first again: torchrun passes on what Slurm has sent to all processes
+SAME_SECONDS = 2.0  # in which a second signal is the first: torchrun passes on what Slurm has sent to all processes
 
 
 class Stopped(Exception):

@@ -16,8 +16,8 @@ from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory
 from ops.optim import learning_rate, set_learning_rate
 from ops.report.curves import draw_run
+from ops.report.files import save_predictions
 from ops.report.outputs import report_precision, show_in_tensorboard, write_files
-from ops.report.predictions import save_predictions
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
 from ops.summary import print_summary
 from ops.utils import distributed
@@ -63,6 +63,8 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
         len(data.train), options.batch_size, options.seed, distributed.rank(), distributed.world_size()
     )
     loader = build_loader(data.train, batches, options.workers, run.device)
+    if state.epoch >= options.epochs:
+        run.log.line(f"warning: nothing to train: {state.epoch} epochs lie behind, and --epochs is {options.epochs}")
     for epoch in range(state.epoch, options.epochs):
         lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
         set_learning_rate(state.optimizer, lr)

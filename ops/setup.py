@@ -62,7 +62,6 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
         config = find_dataset(options)
         splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
         data = Data(config, splits)
-        share_of_batch(options)
         share_of_evaluation_batch(options)
         check_precision(options.eval_precision, run.device)
         if options.compile:
@@ -91,6 +90,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         found = find_checkpoint(run)
         if options.resume and found is None:
             run.log.line(f"no checkpoint in {run.log.folder}: starting from the beginning")
+        share_of_batch(options)
         TrainingBatches(len(data.train), options.batch_size, options.seed)  # refuses more videos than there are
     with distributed.fail_together():
         model = build_model(options, data.config.num_classes)
@@ -147,7 +147,7 @@ def share_of_batch(options: argparse.Namespace) -> int:
     """How many videos of each global batch are this process's; UserError where they cannot be shared equally, or not
     be worked through in `--grad_accum` equal pieces."""
     share = _equal_share("--batch_size", options.batch_size)
-    if not options.evaluate and share % options.grad_accum:
+    if share % options.grad_accum:
         raise UserError(
             f"--grad_accum {options.grad_accum} does not divide the {share} videos that each of "
             f"{distributed.world_size()} process(es) has of --batch_size {options.batch_size}"

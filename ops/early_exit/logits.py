@@ -40,9 +40,7 @@ def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weight
     kept, depends_on = None, {}
     with distributed.fail_together():
         if distributed.is_main_process():
-            depends_on = dependencies(model, dataset, weights.sha256)
-            if run.options.eval_precision != "float32":
-                depends_on["eval_precision"] = run.options.eval_precision
+            depends_on = dependencies(model, dataset, weights.sha256, run.options.eval_precision)
             kept = _read(path, dataset.split, depends_on, run.log.line)
     if distributed.broadcast_object(kept is not None):
         return kept
@@ -55,7 +53,7 @@ def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weight
     return computed["logits"]
 
 
-def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str) -> dict[str, Any]:
+def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str, precision: str) -> dict[str, Any]:
     """All that the logits of a split depend on but for the pixels of its frames: plain values by name."""
     config, videos = dataset.config, dataset.annotations
     listed = hashlib.sha256(videos.name_bytes)
@@ -67,8 +65,11 @@ def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str
         "videos": listed.hexdigest(),
         "frames": str(config.frames_root.resolve() / config.template),
     }
-    if dataset.backend != BACKENDS[0]:  # left out for the usual one, so that files of older versions fit
+    # The usual ones are left out, so that files of older versions fit.
+    if dataset.backend != BACKENDS[0]:
         found["decode"] = dataset.backend
+    if precision != "float32":
+        found["eval_precision"] = precision
     return found | ({"seed": dataset.seed} if dataset.training else {})
 
 

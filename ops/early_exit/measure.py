@@ -7,7 +7,7 @@ from the first frame read to the last result of a batch, decoding included.
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -64,7 +64,8 @@ def run_for_real(
         simulated: logits [M, K, C] of the same videos at all exits, on the main process.
 
     Returns whether exits and classes are those of the simulation. Rounding may change those of one video, or of 1 % of
-    the videos, and of 5 % in half precision; where more differ, something is wrong.
+    the videos, and of 5 % in half precision; where more differ, something is wrong. Raises Stopped, on all processes,
+    when a signal comes.
     """
     options, gflops = run.options, exit_gflops(model)
     variants = [Variant("without exits", model, np.full(len(gflops), np.inf, np.float32), options)]
@@ -73,7 +74,16 @@ def run_for_real(
     with ThreadPoolExecutor(max(1, options.workers)) as threads:
         for variant in variants:  # the first call of anything is slow
             variant.inference(FolderFrames(dataset, rows[:1], threads))
-        measure(run, variants, dataset, [rows[places] for places in batches], batches.common_steps, threads)
+        for number, places in enumerate(run.log.progress(batches, "for real")):
+            turn = number % len(variants)  # each variant is first equally often
+            for variant in [*variants[turn:], *variants[:turn]]:
+                source = FolderFrames(dataset, rows[places], threads)
+                started = time.perf_counter()
+                variant.results.append(variant.inference(source))
+                variant.seconds.append(time.perf_counter() - started)
+                variant.reading.append(source.seconds)
+            if number < batches.common_steps and (stop := run.stop.agreed()):
+                raise Stopped(stop)
     for variant in variants:
         variant.gather(torch.tensor(batches.indices, dtype=torch.int64), len(rows))
 
@@ -92,35 +102,6 @@ def run_for_real(
             share = MAY_DIFFER if options.eval_precision == "float32" else MAY_DIFFER_IN_HALF
             agree = agree and len(rows) - same <= max(1, share * len(rows))
     return distributed.broadcast_object(agree)
-
-
-def measure(
-    run: Run,
-    variants: Sequence[Variant],
-    dataset: VideoDataset,
-    batches: Sequence[np.ndarray],
-    common_steps: int,
-    threads: Executor,
-) -> None:
-    """Run each batch of videos by all variants, each of which is first equally often.
-
-    Args:
-        batches: of this process, rows of the dataset.
-        common_steps: how many batches every process has.
-        threads: decode frames.
-
-    Raises Stopped, on all processes, when a signal comes.
-    """
-    for number, batch in enumerate(run.log.progress(batches, "for real")):
-        turn = number % len(variants)
-        for variant in [*variants[turn:], *variants[:turn]]:
-            source = FolderFrames(dataset, batch, threads)
-            started = time.perf_counter()
-            variant.results.append(variant.inference(source))
-            variant.seconds.append(time.perf_counter() - started)
-            variant.reading.append(source.seconds)
-        if number < common_steps and (stop := run.stop.agreed()):
-            raise Stopped(stop)
 
 
 def agreement(result: ExitResult, simulated: Tensor, thresholds: np.ndarray, criterion: str) -> tuple[int, float]:

@@ -9,15 +9,16 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops.early_exit.curve import ExitCurves, compute_curves
-from ops.early_exit.figure import draw_early_exit
+from ops.early_exit.figure import early_exit_figure
 from ops.early_exit.logits import kept_or_computed
 from ops.early_exit.measure import run_for_real
-from ops.early_exit.thresholds import Weights, curve_file, file_hash, thresholds_file, write_curve, write_thresholds
+from ops.early_exit.thresholds import Weights, file_hash, result_file, write_curve, write_thresholds
 from ops.flops import cost_table, exit_gflops
 from ops.inference import float32_convolutions, prepare_for_inference
 from ops.metrics import METRIC_NAMES
+from ops.report.files import save_predictions
 from ops.report.outputs import report_precision
-from ops.report.predictions import save_predictions
+from ops.report.style import save_png
 from ops.runner import leave_early
 from ops.setup import Data, load_data, load_model
 from ops.utils import distributed
@@ -122,11 +123,11 @@ def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -
         for point in points:
             figures = {"metric": point.metric, "random_metric": point.random_metric, "gflops": point.gflops}
             logger.scalars(f"early_exit_{criterion}", figures, point.p)
-        write_curve(curve_file(folder, criterion), points)
-        path = thresholds_file(folder, criterion)
+        write_curve(result_file(folder, criterion, "csv"), points)
+        path = result_file(folder, criterion, "json")
         write_thresholds(path, curves, criterion, options.calibrate_on, model, weights)
     published = published_figures(options, curves.metric)
-    draw_early_exit(folder / PICTURE, curves, f"{options.dataset}, {weights.path.name}", published)
+    save_png(folder / PICTURE, early_exit_figure(curves, f"{options.dataset}, {weights.path.name}", published))
     if published:
         listed = ", ".join(f"{metric} at {cost}" for cost, metric in published)
         logger.line(f"Published, {METRIC_NAMES[curves.metric]} at GFLOPs: {listed}")

@@ -1,8 +1,6 @@
 """What the early-exit evaluation leaves for other programs: the curve as CSV, the thresholds as JSON."""
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -15,8 +13,8 @@ import numpy as np
 
 from models.uni_adafocus import UniAdaFocus
 from ops.early_exit.curve import ExitCurves, ExitPoint
+from ops.report.files import write_csv, write_json
 from ops.utils.errors import UserError
-from ops.utils.files import whole_file
 
 # What logits and thresholds depend on besides the weights, by the names of the options.
 MODEL_SIZES = (
@@ -50,27 +48,19 @@ def file_hash(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def curve_file(folder: Path, criterion: str) -> Path:
-    """Where the curve of a criterion is kept."""
-    return folder / f"early_exit_{criterion}.csv"
-
-
-def thresholds_file(folder: Path, criterion: str) -> Path:
-    """Where the thresholds of a criterion are kept."""
-    return folder / f"early_exit_{criterion}.json"
+def result_file(folder: Path, criterion: str, ending: str) -> Path:
+    """Where the curve ("csv") or the thresholds ("json") of a criterion are kept."""
+    return folder / f"early_exit_{criterion}.{ending}"
 
 
 def write_curve(path: Path, points: Sequence[ExitPoint]) -> None:
     """One row per operating point: p, gflops, metric and random_metric in percent, the share of videos of each exit."""
-    exits = len(points[0].exit_ratio)
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["p", "gflops", "metric", "random_metric", *(f"exit_{number}" for number in range(exits))])
+    exits = range(len(points[0].exit_ratio))
+    rows = [["p", "gflops", "metric", "random_metric", *(f"exit_{number}" for number in exits)]]
     for point in points:
         figures = [point.gflops, point.metric, point.random_metric, *point.exit_ratio.tolist()]
-        rows.writerow([point.p, *(f"{figure:.6g}" for figure in figures)])
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode())
+        rows.append([point.p, *(f"{figure:.6g}" for figure in figures)])
+    write_csv(path, rows)
 
 
 def write_thresholds(
@@ -79,7 +69,7 @@ def write_thresholds(
     """All operating points of a criterion with their thresholds, and the model that these belong to.
 
     Args:
-        path: of the file, see `thresholds_file`.
+        path: of the file, see `result_file`.
         curves: of all criteria.
         criterion: "confidence" or "entropy".
         calibrated_on: the videos that the thresholds were found on, as `--calibrate_on` says it.
@@ -104,8 +94,7 @@ def write_thresholds(
             for point in curves.points[criterion]
         ],
     }
-    with whole_file(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, content)
 
 
 def read_thresholds(path: Path, p: int, model: UniAdaFocus, checkpoint_hash: str) -> tuple[np.ndarray, str]:

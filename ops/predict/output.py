@@ -44,14 +44,12 @@ class Table:
 
     def foot(self, outcomes: Sequence[Outcome]) -> str:
         """What all of them took."""
-        predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
-        line = f"{len(predictions)} videos, {len(outcomes) - len(predictions)} failed"
-        if not predictions:
-            return line
-        patches, gflops, seconds = (
-            fmean(getattr(prediction, name) for prediction in predictions) for name in ("patches", "gflops", "seconds")
-        )
-        return f"{line}; on average {patches:.1f} patches, {gflops:.2f} GFLOPs, {seconds:.2f} s"
+        costs = [(each.patches, each.gflops, each.seconds) for each in outcomes if isinstance(each, Prediction)]
+        line = f"{len(costs)} videos, {len(outcomes) - len(costs)} failed"
+        if costs:
+            patches, gflops, seconds = map(fmean, zip(*costs, strict=True))
+            line += f"; on average {patches:.1f} patches, {gflops:.2f} GFLOPs, {seconds:.2f} s"
+        return line
 
     def _line(self, video: str, patches: str, gflops: str, seconds: str, probability: str, name: str) -> str:
         return f"{video:<{self.width}}  {patches:>8}  {gflops:>7}  {seconds:>7}  {probability:>11}  {name}"

@@ -3,11 +3,14 @@
 import os
 import re
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from ops.predict.batches import READING_ERRORS, SegmentReader, reason
-from ops.report.clips import draw_inspection, save_inspection_video
+from ops.report.clips import save_inspection_video
 from ops.report.inspection import Inspection
+from ops.report.inspection_figure import inspection_figure
+from ops.report.style import save_png
 from ops.utils.errors import UserError
 
 PLAYED_RATE = 25.0  # frames per second of a clip, where the video is a folder of frames
@@ -36,16 +39,17 @@ class Illustrator:
 
         Raises UserError where a file cannot be written.
         """
-        video, files, problem = reader.video, {}, ""
+        video, name, files, problem = reader.video, self.names[path], {}, ""
         if self.images:
-            files["image"] = self.images / f"{self.names[path]}.png"
+            files["image"] = self.images / f"{name}.png"
             times = None if video.rate is None else (reader.numbers - 1) / video.rate
-            draw_inspection(files["image"], inspection, title=path.name, class_names=self.class_names, times=times)
+            figure = inspection_figure(inspection, title=path.name, class_names=self.class_names, times=times)
+            save_png(files["image"], figure)
         if self.clips:
-            clip, rate = self.clips / f"{self.names[path]}.mp4", video.rate or PLAYED_RATE
+            clip, rate = self.clips / f"{name}.mp4", video.rate or PLAYED_RATE
             frames = video.read(range(1, len(video) + 1))
             try:
-                save_inspection_video(clip, frames, len(video), rate, inspection, class_names=self.class_names)
+                save_inspection_video(clip, frames, len(video), rate, inspection, self.class_names)
                 files["clip"] = clip
             except READING_ERRORS as error:
                 problem = f"no clip: {reason(error)}"
@@ -60,10 +64,7 @@ def file_names(videos: Sequence[Path]) -> dict[Path, str]:
     for video in videos:
         path = os.path.splitext(os.path.relpath(os.path.abspath(video), common))[0]
         plain = re.sub(r"[^\w.-]+", "_", path).strip("._")[-_LONGEST_NAME:] or "video"
-        name, number = plain, 1
-        while name.lower() in taken:  # some file systems do not tell A from a
-            number += 1
-            name = f"{plain}_{number}"
-        taken.add(name.lower())
-        names[video] = name
+        candidates = chain([plain], (f"{plain}_{number}" for number in count(2)))
+        names[video] = next(name for name in candidates if name.lower() not in taken)
+        taken.add(names[video].lower())  # some file systems do not tell A from a
     return names

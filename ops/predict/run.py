@@ -35,7 +35,11 @@ def predict(options: argparse.Namespace) -> int:
     table = None
     if STDOUT not in (options.json, options.csv):
         table = Table([video.path for video in videos], class_names, model.num_focus_segments)
-        print(description(options, model, device), table.head(), sep="\n", flush=True)
+        leaving = f"all {model.num_focus_segments} patches of each video"
+        if options.thresholds is not None:
+            leaving = f"early exit at operating point {options.operating_point} of {printable(str(options.thresholds))}"
+        print(f"{printable(str(options.resume))}: {model.num_classes} classes, {leaving}, on {device}")
+        print(table.head(), flush=True)
     outcomes = list(show(predictor, videos, table))
     if table is not None:
         print(table.foot(outcomes))
@@ -112,11 +116,3 @@ def build_predictor(
         decode=options.decode,
         illustrate=illustrate,
     )
-
-
-def description(options: argparse.Namespace, model: UniAdaFocus, device: torch.device) -> str:
-    """One line on the checkpoint, early exit and the device."""
-    leaving = f"all {model.num_focus_segments} patches of each video"
-    if options.thresholds is not None:
-        leaving = f"early exit at operating point {options.operating_point} of {printable(str(options.thresholds))}"
-    return f"{printable(str(options.resume))}: {model.num_classes} classes, {leaving}, on {device}"

@@ -23,7 +23,7 @@ def explained(options: argparse.Namespace) -> Iterator[None]:
     """Turn failures of the machine within the block into a UserError that says what to do; others pass unchanged."""
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):  # the latter is of the output, see `run_entry`
         raise
     except (RuntimeError, OSError, MemoryError) as error:
         message = explanation(error, options)

@@ -38,13 +38,18 @@ class RunLogger:
 
     def __init__(self, folder: Path, active: bool = True) -> None:
         self.folder, self.active = Path(folder), active
-        self.first_epoch, self.log_name = 0, "log.csv"
+        self.first_epoch: int | None = None
+        self.log_name = "log.csv"
         self._early_lines: list[str] | None = []  # until the folder may be written to; then None
         self._writer = None
         self._on_terminal = active and sys.stderr.isatty()
 
-    def open(self, log_name: str = "log.csv", first_epoch: int = 0) -> None:
-        """Make the folder, and write the lines so far to its log file `log_name`; `first_epoch` is this run's."""
+    def open(self, log_name: str = "log.csv", first_epoch: int | None = None) -> None:
+        """Make the folder, and write the lines so far to its log file `log_name`.
+
+        first_epoch: of a training; TensorBoard then hides what the folder has of this epoch and later ones. None: of
+        no training, and everything stays.
+        """
         self.log_name, self.first_epoch = log_name, first_epoch
         if not self.active:
             return

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from ops.utils import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SECONDS = 2.0  # in which a second signal is the first again: torchrun passes on what Slurm has sent to all
 
 
 class Stopped(Exception):
@@ -22,10 +24,11 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Within its `with` block the first signal is remembered, and a second one ends the process at once."""
+    """Within its `with` block the first signal is remembered, and a later one ends the process at once."""
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -45,8 +48,10 @@ class StopRequest:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:
-            os._exit(128 + number)
-        self.signal_number = number
+            if time.monotonic() - self._since > SAME_SECONDS:
+                os._exit(128 + number)
+            return
+        self.signal_number, self._since = number, time.monotonic()
         if distributed.is_main_process():
             name = signal.Signals(number).name
             print(f"{name}: finishing this step, saving, leaving; a second one leaves at once", file=sys.stderr)

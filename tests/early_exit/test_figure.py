@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ops.early_exit.curve import ExitCurves, ExitPoint
-from ops.early_exit.figure import draw_early_exit, early_exit_figure
+from ops.early_exit.figure import early_exit_figure
+from ops.report.style import save_png
 
 
 def point(p: int, gflops: float, metric: float, random_metric: float) -> ExitPoint:
@@ -41,7 +42,7 @@ def test_published_figures_are_named_only_where_there_are_some(curves):
 
 
 def test_the_picture_is_a_png_of_printable_size(curves, tmp_path):
-    draw_early_exit(tmp_path / "early_exit.png", curves, "actnet")
+    save_png(tmp_path / "early_exit.png", early_exit_figure(curves, "actnet"))
     header = (tmp_path / "early_exit.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert int.from_bytes(header[16:20], "big") == 1500  # pixels across: 5 inches at 300 dpi

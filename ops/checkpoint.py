@@ -20,7 +20,7 @@ from ops.engine import TrainingState
 from ops.loss_history import NAMES
 from ops.utils import distributed
 from ops.utils.checkpoint_file import PREFIX, Checkpoint, is_plain, read
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
 BESIDE = ".writing"  # ends the names of files that are being written
@@ -67,7 +67,7 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"cannot write {path}: {reason}; the checkpoint before stays") from error
 
 

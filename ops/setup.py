@@ -26,7 +26,7 @@ from ops.engine import TrainingState
 from ops.inference import check_precision
 from ops.optim import build_optimizer
 from ops.utils import distributed
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 from ops.utils.session import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,11 +236,9 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(lambda numbers: numbers + 1)(torch.zeros(8, device=device))
     except Exception as error:  # of many kinds: no compiler, no Python headers, no Triton, an unsupported Python
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        needed = (
-            "a C++ compiler such as g++ (or its path in CXX)" if device.type == "cpu" else "Triton and a C compiler"
-        )
-        raise UserError(f"--compile does not work here ({lines[0]}): it needs {needed}; or leave it out") from error
+        needed = "a C++ compiler (its path in CXX)" if device.type == "cpu" else "Triton and a C compiler"
+        message = f"--compile does not work here ({first_line(error)}): it needs {needed}; or leave it out"
+        raise UserError(message) from error
 
 
 def changed_options(before: Mapping[str, Any], options: argparse.Namespace) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 
 PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
 _UNREADABLE = (
@@ -170,9 +170,8 @@ def _harmless_numpy() -> list:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    if named := re.search(r"GLOBAL ([\w.]+)", text):
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it wants to run code on loading, which is refused ({named.group(1)})"
-    if isinstance(error, (pickle.UnpicklingError, EOFError, KeyError)) or "PytorchStreamReader" in text:
+    if isinstance(error, (pickle.UnpicklingError, EOFError, KeyError)) or "PytorchStreamReader" in str(error):
         return "it is damaged or cut short, or torch.save did not write it"
-    return (text.splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]

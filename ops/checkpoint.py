@@ -147,7 +147,7 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
             raise UserError(f"checkpoint {path} is damaged: its `scaler` lacks {error}") from error
     if found.losses and len(found.losses[0]) > len(NAMES):
         raise UserError(f"checkpoint {path} is damaged: its `losses` are more than this program's {len(NAMES)}")
-    state.epoch, state.step, state.losses, state.resumed = found.epoch, found.step, found.losses, True
+    state.epoch, state.step, state.losses, state.resumed_from = found.epoch, found.step, found.losses, path
     state.best = found.best or None  # 0 stands for no evaluation yet
     if distributed.rank() < len(found.random_states):
         try:
@@ -170,6 +170,10 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
             f"checkpoint {path} stands in the middle of an epoch, which can only be finished with {wanted}; "
             "use that, or a checkpoint from the end of an epoch"
         )
+    if found.step > videos // options.batch_size:
+        raise UserError(
+            f"checkpoint {path} is damaged: {found.step} steps are more than an epoch of {videos} videos has"
+        )
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -188,13 +192,17 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
             f"checkpoint {path} does not fit the model that the options describe "
             f"(classes, segments, hidden sizes, glance network): {'; '.join(problems[:5])}{more}"
         )
-    infinite = [key for key in own if not state[key].isfinite().all()]
+    _refuse_infinite(state, path)
+    model.load_state_dict(dict(state))
+
+
+def _refuse_infinite(state: Mapping[str, Tensor], path: Path) -> None:
+    infinite = [key for key, value in state.items() if not value.isfinite().all()]
     if infinite:
         raise UserError(
-            f"checkpoint {path} is damaged, or its training has diverged: {len(infinite)} of its {len(own)} tensors "
+            f"checkpoint {path} is damaged, or its training has diverged: {len(infinite)} of its {len(state)} tensors "
             f"hold numbers that are not finite, first {infinite[0]}"
         )
-    model.load_state_dict(dict(state))
 
 
 def load_for_fine_tuning(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> list[str]:
@@ -212,6 +220,7 @@ def load_for_fine_tuning(model: nn.Module, state: Mapping[str, Tensor], path: Pa
             f"checkpoint {path} has other backbones than the model (first: {backbones[0]}), "
             "so it cannot be fine-tuned; check --glance_arch"
         )
+    _refuse_infinite(fitting, path)
     model.load_state_dict(fitting, strict=False)
     return left
 

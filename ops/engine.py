@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class TrainingState:
     step: int = 0  # how many of its steps are done
     losses: tuple[list[float], int] | None = None  # `LossHistory.totals` of these steps
     best: float | None = None  # the best main metric so far, percent; None before the first evaluation
-    resumed: bool = False  # whether it goes on from a checkpoint
+    resumed_from: Path | None = None  # the checkpoint that it goes on from
 
 
 @dataclass(frozen=True)

@@ -231,10 +231,11 @@ def evaluation_batches(run: Run, dataset: VideoDataset, what: str = "Test") -> I
 
 @distributed.fail_together()
 def open_log(run: Run, state: TrainingState) -> None:
-    """Begin to write into the run's folder. A run from the start moves what an earlier one left there aside; one that
-    goes on drops what it is about to do again."""
+    """Begin to write into the run's folder. A run that goes on from a checkpoint in there drops what it is about to do
+    again; any other moves what an earlier run left there aside."""
     folder, log = run.log.folder, run.log
-    aside = set_earlier_run_aside(folder) if log.active and not state.resumed else None
+    goes_on = state.resumed_from is not None and state.resumed_from.resolve().parent == folder.resolve()
+    aside = set_earlier_run_aside(folder) if log.active and not goes_on else None
     if aside:
         log.line(f"An earlier run's files are now in {aside}")
     log.open("log.csv", state.epoch)

@@ -63,6 +63,8 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
         splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
         data = Data(config, splits)
         share_of_evaluation_batch(options)
+        if options.save_predictions and Path(options.save_predictions).is_dir():
+            raise UserError(f"--save_predictions {options.save_predictions} is a folder: give the name of a file")
         check_precision(options.eval_precision, run.device)
         if options.compile:
             check_compiler(run.device)

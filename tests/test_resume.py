@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,3 +305,23 @@ def test_a_kill_at_any_stage_of_a_save_loses_nothing(tmp_path):
         checkpoint.remove_leftovers(folder)
         assert all(path.name.startswith("ckpt.") for path in folder.iterdir())
     assert before == 3 and len(stages) > 20
+
+
+def test_a_checkpoint_from_elsewhere_does_not_write_over_the_run_in_the_folder(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path / "first") == 0
+    elsewhere = tmp_path / "elsewhere.pth.tar"
+    shutil.copyfile(tmp_path / "first" / FOLDER / "ckpt.1.pth.tar", elsewhere)
+    before = (tmp_path / "first" / FOLDER / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    assert call(main.main, *options, "--root_log", tmp_path / "first", "--resume", elsewhere, "--lr", 0.0001) == 0
+    assert f"An earlier run's files are now in {tmp_path / 'first' / FOLDER / 'earlier_1'}" in capsys.readouterr().out
+    assert (tmp_path / "first" / FOLDER / "earlier_1" / "metrics.jsonl").read_text() == before
+    assert [record["epoch"] for record in _records(tmp_path / "first")] == [1]
+
+
+def test_more_steps_than_an_epoch_has_are_damage(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path) == 0
+    path = tmp_path / FOLDER / "ckpt.pth.tar"
+    torch.save(torch.load(path, weights_only=True) | {"epoch": 1, "step": 10**9}, path)
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", path) == 2
+    assert "1000000000 steps" in capsys.readouterr().err

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.measuring import Row, one_core, row_of, run, take_turns
 from ops.utils.errors import UserError, run_entry
 from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames
-from ops.video.reader import read_frames, silence_decoders
+from ops.video.reader import PlainVideo, silence_decoders
 
 HEIGHT, WIDTH = 360, 640  # pixels
 OPTIONS = {"frames": 300, "rounds": 3, "quality": [30, 75, 90]}

@@ -25,7 +25,7 @@ from ops.predict.batches import READING_ERRORS, BrokenVideos, VideoBatch, reason
 from ops.predict.paths import FoundVideo
 from ops.utils.errors import UserError
 from ops.utils.float32 import float32_convolutions
-from ops.video.frame_folders import DEFAULT_HEIGHT
+from ops.video.frame_folders import DEFAULT_HEIGHT, FrameSettings
 from ops.video.frames import FrameFolder, Video, VideoFile
 
 
@@ -146,7 +146,8 @@ class Predictor:
             if found.template is not None:
                 return FrameFolder(found.path, found.template, self.decode)
             threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
-            return VideoFile(found.path, self.frame_rate, self.height, threads, decode_all)
+            settings = FrameSettings(height=self.height, frame_rate=self.frame_rate, decoder_threads=threads)
+            return VideoFile(found.path, settings, decode_all)
         except READING_ERRORS as error:
             return reason(error)
 

@@ -1,4 +1,4 @@
-"""failed.txt: which videos could not be turned into frames, and why. One line each: name, tab, reason."""
+"""failed.txt: which videos could not be turned into frames, or not well, and why. One line each: name, tab, reason."""
 
 import os
 import sys
@@ -36,6 +36,15 @@ def write_failures(target: Path, failed: Sequence[tuple[str, str]], settled: Col
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         print(f"warning: {path}: cannot be written ({error.strerror})", file=sys.stderr)
+
+
+def listed(target: Path, beginnings: tuple[str, ...]) -> set[str]:
+    """The names, as `escape` writes them, in `target`/failed.txt whose reasons begin so."""
+    try:
+        lines = (target / FAILED_FILE).read_bytes().decode(errors="surrogateescape").split("\n")
+    except OSError:
+        return set()
+    return {line.split("\t")[0] for line in lines if line.partition("\t")[2].startswith(beginnings)}
 
 
 def escape(text: str) -> str:

@@ -9,10 +9,10 @@ import torch
 from dataset_config import get_dataset
 from ops.data.dataset import VideoDataset
 from ops.predict.batches import BrokenVideos, VideoBatch, reason
+from ops.video.errors import VideoError
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import FrameFolder, VideoFile
-from ops.video.reader import VideoError
 from tests.videos import make_colourful_video
 
 MODEL = SimpleNamespace(num_segments=6, input_size=64)  # as much of one as a batch needs

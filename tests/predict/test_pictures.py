@@ -10,8 +10,8 @@ from ops.early_exit.inference import EarlyExitInference
 from ops.predict.batches import BrokenVideos, VideoBatch
 from ops.predict.pictures import Illustrator, file_names
 from ops.utils.errors import UserError
+from ops.video.errors import VideoError
 from ops.video.frames import FrameFolder, VideoFile
-from ops.video.reader import VideoError
 from tests.conftest import write_frames
 from tests.videos import make_colourful_video
 

@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=4 main.py --dataset actnet --data_dir PATH_TO_DATASET --root_log LOG_DIR
     python main.py --dataset actnet --data_dir PATH_TO_DATASET --evaluate --resume ckpt/actnet_p128.pth.tar
 
-README.md has the published commands word for word.
+docs/TRAINING.md has the published commands word for word.
 """
 
 from collections.abc import Sequence

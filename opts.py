@@ -5,6 +5,7 @@ published recipe for ActivityNet, and small settings for `--dataset toy`, so tha
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 
@@ -32,14 +33,43 @@ TOY_DEFAULTS = {
 }
 
 # Accepted because published commands and scripts pass them; nothing reads them.
-IGNORED_WITH_VALUE = (
+IGNORED = (
     "--hidden_dim", "--num_steps", "--sample_sigma", "--save", "--multi_sample_times", "--scale_factor", "--normal_sig",
     "--fold_id", "--k", "--action_dim", "--glance_size", "--train_stage",
     "--loss_type", "--gpu", "--gpus", "--modality", "--arch", "--store_name", "--root_model", "--snapshot_pref",
     "--clip-gradient", "--dist_url", "--dist_backend", "--world_size", "--rank", "--train_list", "--val_list",
-    "--root_path", "--npb",
+    "--root_path", "--npb", "--sample", "--random_patch", "--multiprocessing_distributed", "--with_glancer",
+    "--consensus_type",
 )  # fmt: skip
-IGNORED_FLAGS = ("--sample", "--random_patch", "--multiprocessing_distributed", "--with_glancer", "--consensus_type")
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, `low` or more."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < low:
+            raise argparse.ArgumentTypeError(f"{number} is below {low}")
+        return number
+
+    return whole_number
+
+
+def _number(holds: Callable[[float], bool], wrong: str) -> Callable[[str], float]:
+    """The type of an option that is a number of which something holds; what is wrong where it does not."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} {wrong}")
+        return value
+
+    return number
+
+
+positive = _number(lambda value: 0 < value < math.inf, "is not above 0")
+_not_negative = _number(lambda value: 0 <= value < math.inf, "is below 0")
+_share = _number(lambda value: 0 <= value < 1, "is not in 0 .. 1 (1 left out)")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -57,9 +87,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
 
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="actnet", help="actnet, fcvid, minik, toy, or a name of your own")
-    data.add_argument(
-        "--data_dir", help="folder with the class file, the split files and frames/ (default for toy: data/toy)"
-    )
+    data.add_argument("--data_dir", help="folder of the class file, the split files and frames/ (toy: data/toy)")
     data.add_argument("--metric", choices=("map", "accuracy"), help="main metric, where not the dataset's own")
     data.add_argument("--frame_template", help="file name of a frame such as image_{:05d}.jpg, where not the dataset's")
     data.add_argument(
@@ -69,18 +97,14 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         choices=("quick", "full"),
         help="only check that each listed video has its first and last frame (full: decode all its frames), and leave",
     )
-    data.add_argument(
-        "--skip_missing", action="store_true", help="leave videos without frames out, instead of stopping at the start"
-    )
+    data.add_argument("--skip_missing", action="store_true", help="leave videos without frames out and go on")
     add_decode_option(data)
     data.add_argument("-j", "--workers", type=whole(0), default=8, help="processes per GPU that read frames; 0: none")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--glance_arch", choices=("mbv2", "res50"), default="mbv2", help="glance network")
+    _add_choice(model, "--glance_arch", ("mbv2", "res50"), "glance network")
     model.add_argument("--glance_ckpt_path", default="", help="ImageNet weights of the glance network, a file")
-    model.add_argument(
-        "--pretrained", choices=("imagenet", "none"), default="imagenet", help="where training starts from"
-    )
+    _add_choice(model, "--pretrained", ("imagenet", "none"), "where training starts from")
     model.add_argument("--num_segments", type=whole(1), default=48, help="frames per video, T")
     model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
     model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
@@ -95,23 +119,17 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=whole(1), default=50, help="passes over the training split")
     training.add_argument("-b", "--batch_size", "--batch-size", type=whole(1), default=32, help="videos, all processes")
+    training.add_argument("--val_batch_size", type=whole(1), help="videos in evaluation (default: as --batch_size)")
     training.add_argument(
-        "--val_batch_size", type=whole(1), help="videos in evaluation, all processes (default: as --batch_size)"
-    )
-    training.add_argument(
-        "--grad_accum",
-        type=whole(1),
-        default=1,
-        help="work through each process's share of a batch in so many equal pieces, one after the other, with the "
-        "gradients of the whole: less memory; batch norms see one piece at a time",
+        "--grad_accum", type=whole(1), default=1, help="pieces of a batch, in turn: less memory; batch norms see one"
     )
     training.add_argument(
         "--checkpoint_activations",
         action="store_true",
-        help="compute the backbones' activations again in the backward pass: less memory, about a third more time",
+        help="compute activations again: less memory, a third more time",
     )
     training.add_argument("--lr", "--learning-rate", type=positive, default=0.002, help="learning rate")
-    training.add_argument("--lr_type", choices=("cos", "step"), default="cos", help="schedule, per epoch")
+    _add_choice(training, "--lr_type", ("cos", "step"), "schedule, per epoch")
     training.add_argument("--lr_steps", type=float, nargs="+", default=[50, 100], help="epochs of lr x 0.1, with step")
     training.add_argument("--momentum", type=_share, default=0.9, help="of SGD")
     training.add_argument("--weight_decay", "--wd", type=_not_negative, default=2e-4, help="of SGD")
@@ -127,29 +145,17 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
     training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
     training.add_argument("--seed", type=whole(0), default=0, help="of everything drawn at random, workers included")
-    training.add_argument(
-        "--start_epoch", "--start-epoch", type=whole(0), help="first epoch, where not the checkpoint's"
-    )
+    training.add_argument("--start_epoch", "--start-epoch", type=whole(0), help="where not the checkpoint's")
 
     run = parser.add_argument_group("run")
     run.add_argument("--root_log", default="log", help="logs and checkpoints go to a folder of their own in here")
-    run.add_argument(
-        "--resume",
-        default="",
-        help="checkpoint to go on from, or to evaluate; auto: the newest of this run, if there is any",
-    )
+    run.add_argument("--resume", default="", help="checkpoint to go on from or to evaluate; auto: this run's newest")
     run.add_argument("--init_from", default="", help="checkpoint to fine-tune: its weights where they fit, no more")
     run.add_argument("-e", "--evaluate", action="store_true", help="evaluate --resume and leave")
-    run.add_argument(
-        "--summary", action="store_true", help="print parameters and GFLOPs per part, and leave; needs no data"
-    )
+    run.add_argument("--summary", action="store_true", help="print parameters and GFLOPs per part; needs no data")
     run.add_argument("--save_predictions", help="write video, logits, labels of the last evaluation to this .npz file")
     run.add_argument(
-        "--eval_suffix",
-        type=_file_name_part,
-        default="eval",
-        metavar="NAME",
-        help="without training, console lines go to log_NAME.csv",
+        "--eval_suffix", type=_file_name_part, default="eval", metavar="NAME", help="evaluations log to log_NAME.csv"
     )
     run.add_argument("-p", "--print-freq", "--print_freq", type=whole(1), default=20, help="steps between lines")
     run.add_argument(
@@ -168,86 +174,80 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     speed = parser.add_argument_group("speed")
     add_precision_option(speed)
     speed.add_argument(
-        "--compile",
-        action="store_true",
-        help="run the backbones by torch.compile: for long runs on a GPU, as it takes minutes at the start",
+        "--compile", action="store_true", help="run the backbones by torch.compile, which takes minutes at the start"
     )
 
     ignored = parser.add_argument_group("accepted, but without effect", "options of published scripts")
-    for option in IGNORED_WITH_VALUE:
-        ignored.add_argument(option, nargs="+", default=argparse.SUPPRESS, help="no effect")
-    for option in IGNORED_FLAGS:
+    for option in IGNORED:
         ignored.add_argument(option, nargs="*", default=argparse.SUPPRESS, help="no effect")
     return parser
 
 
+def _add_choice(group: argparse._ArgumentGroup, name: str, choices: Sequence[str], help: str) -> None:
+    """Add an option that takes one of some words, by default the first."""
+    group.add_argument(name, choices=choices, default=choices[0], help=help)
+
+
 def add_decode_option(group: argparse._ArgumentGroup) -> None:
     """Add `--decode`; see `ops.data.transforms`."""
-    group.add_argument(
-        "--decode",
-        choices=("fast", "pillow"),
-        default="fast",
-        help="how frames become pixels: pillow gives those of the published code to the bit, fast is several times as "
-        "fast and within one grey level",
+    _add_choice(
+        group, "--decode", ("fast", "pillow"), "pillow: the published pixels to the bit; fast: within one grey level"
     )
 
 
 def add_precision_option(group: argparse._ArgumentGroup) -> None:
     """Add `--eval_precision`; see `ops.inference.prepare_for_inference`."""
-    group.add_argument(
+    _add_choice(
+        group,
         "--eval_precision",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="what the backbones compute with in evaluation; below float32 it says what that changes and saves",
+        ("float32", "bfloat16", "float16"),
+        "what the backbones compute with in evaluation; below float32 the log says how far predictions move",
     )
 
 
 def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that the training scripts have beside those of `build_parser`: other policies in evaluation."""
     group = parser.add_argument_group("ablations", "with --evaluate: what the policies are worth, at the same cost")
-    group.add_argument(
+    _add_choice(
+        group,
         "--patch_policy",
-        choices=("learned", "random", "center"),
-        default="learned",
-        help="where to look: as learned, or patches of the base size at random places (from --seed) or in the centre",
+        ("learned", "random", "center"),
+        "where to look: as learned, or patches of the base size at random places (from --seed) or in the centre",
     )
-    group.add_argument(
+    _add_choice(
+        group,
         "--frame_policy",
-        choices=("learned", "uniform", "random"),
-        default="learned",
-        help="which frames to look at: as learned, evenly spread, or at random (from --seed)",
+        ("learned", "uniform", "random"),
+        "which frames to look at: as learned, evenly spread, or at random (from --seed)",
     )
-    group.add_argument(
-        "--set_ablation", action="store_true", help="compare all of them in one call, random ones with several draws"
-    )
+    group.add_argument("--set_ablation", action="store_true", help="compare all of them in one call")
 
 
 def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that only main_semiAMP.py has: what is in half precision in training."""
     group = parser.add_argument_group("half precision", "in training; weights stay in float32")
-    group.add_argument(
+    _add_choice(
+        group,
         "--amp_dtype",
-        choices=("auto", "float16", "bfloat16"),
-        default="auto",
-        help="float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs",
+        ("auto", "float16", "bfloat16"),
+        "float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs",
     )
-    group.add_argument(
+    _add_choice(
+        group,
         "--amp_scope",
-        choices=("backbones", "all"),
-        default="backbones",
-        help="the two backbones, as published, or all layers; losses and decisions are always in float32",
+        ("backbones", "all"),
+        "the two backbones, as published, or all layers; losses and decisions are always in float32",
     )
 
 
 def add_early_exit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that the early-exit script has beside those of `build_parser`."""
     group = parser.add_argument_group("early exit")
-    group.add_argument(
+    _add_choice(
+        group,
         "--calibrate_on",
-        choices=("train", "val_half"),
-        default="train",
-        help="thresholds from the training split, as published, or from one half of the validation split, and evaluate "
-        "on the other half",
+        ("train", "val_half"),
+        "thresholds from the training split, as published, or from half of the validation split, the rest evaluated",
     )
     group.add_argument(
         "--dynamic",
@@ -256,11 +256,8 @@ def add_early_exit_options(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="also run the validation split for real at operating point P, 1..19 (larger: later exits), or at all",
     )
-    group.add_argument(
-        "--criterion",
-        choices=("confidence", "entropy"),
-        default="confidence",
-        help="what --dynamic decides by; the curves are always of both",
+    _add_choice(
+        group, "--criterion", ("confidence", "entropy"), "what --dynamic decides by; the curves are always of both"
     )
     group.add_argument("--focus_chunk", type=whole(1), default=1, help="patches between checks, with --dynamic")
     group.add_argument("--dynamic_batch_size", type=whole(1), default=1, help="videos at a time, with --dynamic")
@@ -271,14 +268,13 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
 
     The result holds what something reads; `ignored` lists the options given that have no effect.
     """
-    dataset_option, _ = _dataset_parser().parse_known_args(arguments)
-    if dataset_option.dataset == "toy":
+    first_look = OneLineParser(add_help=False)
+    first_look.add_argument("--dataset")
+    if first_look.parse_known_args(arguments)[0].dataset == "toy":
         parser.set_defaults(**TOY_DEFAULTS)
     options = parser.parse_args(arguments)
-    names = {_destination(option): option for option in IGNORED_WITH_VALUE + IGNORED_FLAGS}
-    options.ignored = [option for name, option in names.items() if hasattr(options, name)]
-    for name in names:
-        vars(options).pop(name, None)
+    names = {option.lstrip("-").replace("-", "_"): option for option in IGNORED}
+    options.ignored = [option for name, option in names.items() if vars(options).pop(name, None) is not None]
     vars(options).pop("local_rank")  # the launcher's environment says the same
     if options.data_dir is None and (options.dataset == "toy" or not options.summary):
         if options.dataset != "toy":
@@ -306,44 +302,23 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
             f"for frames of {options.input_size}"
         )
     if options.evaluate and hasattr(options, "amp_dtype"):
-        for name, default in (("amp_dtype", "auto"), ("amp_scope", "backbones")):
-            if getattr(options, name) != default:
-                parser.error(f"--{name} is of training and --evaluate does not train: leave it out")
+        for name in _given(options, amp_dtype="auto", amp_scope="backbones"):
+            parser.error(f"--{name} is of training and --evaluate does not train: leave it out")
     if hasattr(options, "set_ablation"):
-        _check_ablations(parser, options)
+        given = _given(options, set_ablation=False, patch_policy="learned", frame_policy="learned")
+        if given and not options.evaluate:
+            parser.error(f"--{given[0]} needs --evaluate; training is always with the learned policies")
+        others = [*given[1:], *_given(options, save_predictions=None)]
+        if options.set_ablation and others:
+            parser.error(
+                f"--set_ablation compares all policies and --{others[0]} is of one evaluation: give one of them"
+            )
     return options
 
 
-def _check_ablations(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    others = [name for name in ("patch_policy", "frame_policy") if getattr(options, name) != "learned"]
-    if options.set_ablation and (others or options.save_predictions):
-        given = others[0] if others else "save_predictions"
-        parser.error(f"--set_ablation compares all policies and --{given} is of one evaluation: give one of them")
-    if (options.set_ablation or others) and not options.evaluate:
-        given = "set_ablation" if options.set_ablation else others[0]
-        parser.error(f"--{given} needs --evaluate; training is always with the learned policies")
-
-
-def _dataset_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(add_help=False)
-    parser.add_argument("--dataset")
-    return parser
-
-
-def _destination(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")
-
-
-def whole(low: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number, `low` or more."""
-
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < low:
-            raise argparse.ArgumentTypeError(f"{number} is below {low}")
-        return number
-
-    return whole_number
+def _given(options: argparse.Namespace, **usual: object) -> list[str]:
+    """The options that are other than usual."""
+    return [name for name, value in usual.items() if getattr(options, name) != value]
 
 
 def _operating_points(text: str) -> tuple[int, ...]:
@@ -355,29 +330,7 @@ def _operating_points(text: str) -> tuple[int, ...]:
     return (int(text),)
 
 
-def positive(text: str) -> float:
-    """The type of an option that is a number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
-
-
 def _file_name_part(text: str) -> str:
     if not text or text in (".", "..") or not set(text).isdisjoint("/\\\0") or len(text) > 100:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be a part of a file name")
     return text
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0 .. 1 (1 left out)")
-    return number

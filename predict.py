@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.operating_point = options.operating_point or DEFAULT_OPERATING_POINT
     if options.json == options.csv == "-":
         parser.error("--json - and --csv - would mix: give one of them a file")
-    from ops.predict.run import run  # torch takes seconds to import; --help and wrong options should not
+    from ops.predict.run import predict  # torch takes seconds to import; --help and wrong options should not
 
-    return run(options)
+    return predict(options)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
     python test_early_exit_uni_adafocus.py --dataset toy --resume LOG_DIR/ckpt.best.pth.tar --dynamic 15
 
 The log folder gets early_exit_{confidence,entropy}.csv and .json, early_exit.png and exit_logits.npz. A second call
-with the same checkpoint and options computes only the curves anew. README.md has the published command word for word.
+with the same checkpoint and options computes only the curves. docs/EVALUATION.md has the published command.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(parser, arguments)
     if not options.resume and not options.summary:
         parser.error("early exit needs --resume, the checkpoint to evaluate")
-    from ops.early_exit.run import run  # torch takes seconds to import; --help and wrong options should not
+    from ops.early_exit.run import run_early_exit  # torch takes seconds to import; --help and wrong options should not
 
-    return run(options)
+    return run_early_exit(options)
 
 
 if __name__ == "__main__":

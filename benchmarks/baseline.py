@@ -15,7 +15,8 @@ a network with random weights differ a lot: batch norms over few samples amplify
 import argparse
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -185,8 +186,7 @@ def _device_has(precision: str, device: torch.device) -> bool:
     return False
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments, {"precision": PRECISIONS})
+main = partial(run, __doc__, measure, OPTIONS, choices={"precision": PRECISIONS})
 
 
 if __name__ == "__main__":

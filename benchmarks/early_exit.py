@@ -4,18 +4,18 @@
     python -m benchmarks.early_exit --batch_size 32 --videos 32
     python -m benchmarks.early_exit --device cuda --videos 64
 
-A model with random weights answers random clips. Thresholds are such that as many videos leave at each exit as
-operating point P of the curve wants: a share proportional to (P / 20)^k. These take turns on every batch:
+A model with random weights runs on random clips. Thresholds are such that as many videos leave at each exit as
+operating point P of the curve wants: a share proportional to (P / 20)^k. On every batch these run in turn:
 
     the model as it is, whole
     the prepared networks without exits, all patches at once, one prediction
-    the same, patch after patch, with a check after each that nobody passes
+    the same, patch after patch, with a check after each that no video passes
     inference with exits, patch after patch
 
-Each batch counts with its quickest round, which is the one that others on the machine disturbed least. Beside the
+Each batch counts with its fastest round, which is the one that others on the machine disturbed least. Beside the
 networks without exits, all patches at once, the table has the time saved as a share of what the GFLOPs promise: beside
 the same schedule without exits, which is what leaving is worth, and beside the two that need no schedule, since many
-patches at once take less time than as many single ones. The answers are compared with the simulation's.
+patches at once take less time than as many single ones. The results are compared with the simulation's.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import SIZES, Row, run, take_turns
 from models.uni_adafocus import UniAdaFocus
-from ops.early_exit.agreement import compare_with_simulation
 from ops.early_exit.curve import criterion_values
-from ops.early_exit.inference import Answer, EarlyExitInference
+from ops.early_exit.inference import EarlyExitInference, joined
+from ops.early_exit.measure import agreement
 from ops.flops import exit_gflops
 from ops.inference import prepare_for_inference
 from ops.utils.errors import UserError, run_entry
@@ -86,7 +86,7 @@ def videos_per_exit(videos: int, exits: int, p: int) -> list[int]:
 def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     """Thresholds, all finite, with which counts[k] of the videos, whose values are [N, K], leave at exit k.
 
-    Halfway between two videos' values, so that rounding moves nobody.
+    Halfway between two videos' values, so that rounding moves no video.
     """
     still_there = np.arange(len(values))
     thresholds = []
@@ -98,23 +98,17 @@ def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.array([*thresholds, -np.inf], dtype=np.float32)
 
 
-def joined(answers: Sequence[Answer]) -> Answer:
-    """The answers of all batches as one."""
-    return Answer(*(torch.cat(parts) for parts in zip(*(vars(answer).values() for answer in answers), strict=True)))
-
-
 @torch.no_grad()
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """A row for each operating point. Raises UserError where answers are not the simulation's."""
+    """A row for each operating point. Raises UserError where exits or classes are not the simulation's."""
     if not all(1 <= p <= 19 for p in arguments.p):
         raise UserError("--p must be from 1 to 19")
     plain = random_model(arguments).to(arguments.device)
     gflops = np.array(exit_gflops(plain))
     model = prepare_for_inference(plain)
     batches = random_clips(arguments.videos, arguments).to(arguments.device).split(arguments.batch_size)
-    outputs = [model(batch) for batch in batches]
-    logits = torch.cat([output.step_logits[:, arguments.num_glance_segments - 1 :].cpu() for output in outputs])
-    focus_indices = torch.cat([output.focus_indices.cpu() for output in outputs])
+    last_glance = arguments.num_glance_segments - 1
+    logits = torch.cat([model(batch).step_logits[:, last_glance:].cpu() for batch in batches])
     values = criterion_values(logits, CRITERION).numpy()
     thresholds = {p: thresholds_for(values, videos_per_exit(arguments.videos, len(gflops), p)) for p in arguments.p}
     thresholds |= {"at once": np.full(len(gflops), np.inf), "in turn": np.full(len(gflops), np.finfo(np.float32).max)}
@@ -122,32 +116,32 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         name: EarlyExitInference(model, row, CRITERION, arguments.focus_chunk) for name, row in thresholds.items()
     } | {"as it is": lambda batch: plain(batch).logits.cpu()}
 
-    taken, answers = dict.fromkeys(ways, 0.0), {name: [] for name in ways}  # milliseconds per video
+    taken, outputs = dict.fromkeys(ways, 0.0), {name: [] for name in ways}  # milliseconds per video
     for batch in batches:
         works = {name: partial(way, batch) for name, way in ways.items()}
         seconds, results = take_turns(works, arguments.rounds, arguments.device)
         for name in ways:
             taken[name] += 1000 * min(seconds[name]) / arguments.videos
-            answers[name].append(results[name])
+            outputs[name].append(results[name])
     for p in arguments.p:
-        answer = joined(answers[p])
-        promised = 1 - gflops[answer.exits].mean() / gflops[-1]
-        kept = {name: 100 * (1 - taken[p] / taken[name]) / promised for name in ("in turn", "at once", "as it is")}
-        agreement = compare_with_simulation(answer, logits, focus_indices, thresholds[p], CRITERION)
-        if agreement.unexplained:
-            raise UserError(f"operating point {p}: {agreement.describe(str)}")
+        result = joined(outputs[p])
+        promised = 1 - gflops[result.exits].mean() / gflops[-1]
+        beside = {"in turn": "patches in turn", "at once": "all at once", "as it is": "the model as it is"}
+        saved = {name: 100 * (1 - taken[p] / taken[name]) / promised for name in beside}
+        shares = ", ".join(f"{saved[name]:.0f} % beside {words}" for name, words in beside.items())
+        same, apart = agreement(result, logits, thresholds[p], CRITERION)
+        if same < arguments.videos:
+            raise UserError(f"operating point {p}: {same} of {arguments.videos} videos as in the simulation")
         yield Row(
             f"early exit, p = {p} ({100 * promised:.0f} % fewer GFLOPs), ms/video",
             taken["at once"],
             taken[p],
             taken["at once"] / taken[p],
-            f"{agreement.difference:.1e} of the simulation's logits; of the promised time saved, beside patches "
-            + ", ".join(f"{name} {share:.0f} %" for name, share in kept.items()),
+            f"{apart:.1e} of the simulation's logits; saved of the time promised: {shares}",
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments)
+main = partial(run, __doc__, measure, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import itertools
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -100,8 +100,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         yield row_of(f"extraction, {name}, frames/s", seconds, found[name] + there, arguments.frames, ours=name)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments)
+main = partial(run, __doc__, measure, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ chip's bfloat16 peak; and the ten operations that take most of a training step.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -116,8 +117,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     print(f"\na training step of ours in semi-AMP\n{slowest_operations(ours)}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments)
+main = partial(run, __doc__, measure, OPTIONS)
 
 
 if __name__ == "__main__":

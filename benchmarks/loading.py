@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -180,8 +180,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         yield from list_rows(Path(work), arguments.listed, arguments.checked)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments)
+main = partial(run, __doc__, measure, OPTIONS)
 
 
 if __name__ == "__main__":

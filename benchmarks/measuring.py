@@ -10,9 +10,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,7 +47,8 @@ def run(
     description: str,
     measure: Callable[[argparse.Namespace], Iterable[Row]],
     options: Mapping[str, Any],
-    arguments: Sequence[str] | None,
+    arguments: Sequence[str] | None = None,
+    *,
     choices: Mapping[str, Sequence[str]] = {},
 ) -> int:
     """Read the command line, measure and print the table; the exit code.
@@ -140,19 +142,16 @@ def _wait_for(device: str) -> None:
 @contextmanager
 def one_core() -> Iterator[None]:
     """Keep this process on one core, and its libraries on one thread each, within the block."""
-    threads, cores = (torch.get_num_threads(), cv2.getNumThreads()), None
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    if hasattr(os, "sched_setaffinity"):
-        cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(cores)})
-    try:
+    with ExitStack() as afterwards:
+        afterwards.callback(torch.set_num_threads, torch.get_num_threads())
+        afterwards.callback(cv2.setNumThreads, cv2.getNumThreads())
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        if hasattr(os, "sched_setaffinity"):
+            cores = os.sched_getaffinity(0)
+            afterwards.callback(os.sched_setaffinity, 0, cores)
+            os.sched_setaffinity(0, {min(cores)})
         yield
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-        if cores:
-            os.sched_setaffinity(0, cores)
 
 
 def largest_difference(values: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str:
@@ -170,25 +169,19 @@ def peak_memory(make: Callable[..., Callable[[], object]], *arguments: object) -
     Beyond what that process holds before, of its own memory, or of the GPU's where it uses one. `make` and the
     arguments are pickled. Raises UserError when the process dies.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_memory, args=(sender, torch.get_num_threads(), make, arguments))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        raise UserError("the process whose memory is measured has died: is there enough of it?") from None
-    finally:
-        process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(_measure_memory, torch.get_num_threads(), make, arguments).result()
+        except BrokenProcessPool:
+            raise UserError("the process whose memory is measured has died: is there enough of it?") from None
 
 
-def _measure_memory(sender: Connection, threads: int, make: Callable, arguments: Sequence[object]) -> None:
+def _measure_memory(threads: int, make: Callable, arguments: Sequence[object]) -> float:
     torch.set_num_threads(threads)
     before = _peak_of_this_process()
     make(*arguments)()
     on_gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated()
-    sender.send((on_gpu or _peak_of_this_process() - before) / 1e9)
+    return (on_gpu or _peak_of_this_process() - before) / 1e9
 
 
 def _peak_of_this_process() -> int:

@@ -5,7 +5,8 @@ python -m benchmarks.metrics --rounds 3 --videos 20000 --classes 200
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -86,8 +87,7 @@ def _row(what: str, published: Callable[[], Tensor], ours: Callable[[], Tensor],
     return row_of(what, seconds, f"{apart:.1e} percent points of {figure}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments)
+main = partial(run, __doc__, measure, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ rough.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
 from benchmarks import baseline, early_exit, extraction, loading, metrics
 from benchmarks.measuring import SIZES, Row, run
@@ -33,8 +34,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         yield from benchmark.measure(argparse.Namespace(**options))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(__doc__, measure, OPTIONS, arguments, {"only": list(PARTS)})
+main = partial(run, __doc__, measure, OPTIONS, choices={"only": list(PARTS)})
 
 
 if __name__ == "__main__":

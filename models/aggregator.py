@@ -26,7 +26,14 @@ class ProjectionMLP(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Glance features [B, G, D] and focus features [B, F, 2048] -> logits after each of the G + F steps."""
+    """Glance features [B, G, D] and focus features [B, F, 2048] -> logits after each of the G + F steps.
+
+    Args:
+        glance_dim, focus_dim: D and 2048.
+        num_glance, num_focus: G and F.
+        num_classes: C.
+        dropout: before the head of each step.
+    """
 
     def __init__(
         self, glance_dim: int, focus_dim: int, num_glance: int, num_focus: int, num_classes: int, dropout: float

@@ -1,7 +1,6 @@
 """Which frames to look at, and the signal that trains that choice (paper section 3.3, temporal dynamic computation)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 MONTE_CARLO_DRAWS = 128
@@ -73,8 +72,3 @@ def expected_logits(frame_weights: Tensor, glance_logits: Tensor, generator: tor
         share = stays / left.clamp_min(1e-30)  # sums of its inverse stay finite
         coefficients = torch.zeros_like(drawn).scatter_(3, order, share).mean(dim=(1, 2))  # [B, G]
     return torch.einsum("bg,bgc->bc", frame_weights * coefficients, glance_logits)
-
-
-def softmax_weights(scores: Tensor) -> Tensor:
-    """Scores [B, G] -> weights that sum to 1 over the frames."""
-    return F.softmax(scores, dim=1)

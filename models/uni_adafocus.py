@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.aggregator import Aggregator
-from models.backbones import STRIDE, ResNet50Backbone, build_focus_network, build_glance_network
+from models.backbones import STRIDE, ResNet50Backbone, build_glance_network
 from models.spatial_policy import (
     SpatialPolicy,
     actions_for_all_frames,
@@ -25,7 +25,7 @@ from models.spatial_policy import (
     cut_patches,
     smallest_side,
 )
-from models.temporal_policy import TemporalPolicy, expected_logits, sample_focus_frames, softmax_weights
+from models.temporal_policy import TemporalPolicy, expected_logits, sample_focus_frames
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -79,14 +79,20 @@ class TrainingOutput:
 
 
 class UniAdaFocus(nn.Module):
-    """The network, with random weights; see the module's docstring and, for the interface, the README.
+    """The network, with random weights; see the module's docstring and docs/PREDICT.md.
 
-    num_segments T, num_glance_segments G, num_focus_segments F: frames per video in all, glanced at, looked at closely.
-    patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.
-    input_size: side of the square frames, a multiple of 32.
-    temperature: of the softmax that focus frames are sampled from; higher is more even.
-    dropout: before the heads of the steps; fc_dropout: before the heads of single frames and patches.
-    glance_arch: "mbv2" (MobileNetV2, published) or "res50".
+    Args:
+        num_classes: C.
+        num_segments, num_glance_segments, num_focus_segments: T, G and F, frames per video in all, glanced at, and
+            looked at closely.
+        patch_size: side P of the patches that the focus network sees, from 96 / 224 of input_size to input_size.
+        input_size: side of the square frames, a multiple of 32.
+        stn_hidden_dim, temporal_hidden_dim: widths of the spatial and of the temporal policy.
+        temperature: of the softmax that focus frames are sampled from; higher is more even.
+        dropout: before the heads of the steps.
+        fc_dropout: before the heads of single frames and patches.
+        glance_arch: "mbv2" (MobileNetV2, published) or "res50".
+
     Raises ValueError for sizes that do not go together.
     """
 
@@ -119,7 +125,7 @@ class UniAdaFocus(nn.Module):
         glance_dim, focus_dim = self.global_CNN.feature_dim, ResNet50Backbone.feature_dim
         self.global_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(glance_dim, num_classes))
         self.aux_fc = nn.Linear(glance_dim, num_classes)
-        self.local_CNN = build_focus_network()
+        self.local_CNN = ResNet50Backbone()
         self.local_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(focus_dim, num_classes))
         self.spatial_policy = SpatialPolicy(glance_dim, stn_hidden_dim, map_size=input_size // STRIDE)
         self.temporal_policy = TemporalPolicy(glance_dim, temporal_hidden_dim)
@@ -171,12 +177,12 @@ class UniAdaFocus(nn.Module):
         """Step 2: which frames to focus on, and where in each."""
         scores = self._run(self.temporal_policy, glance.features)
         offsets = torch.rand(len(scores), self.num_focus_segments, device=scores.device) if self.training else 0.5
-        sampling_weights = softmax_weights(scores.detach() / self.temperature)
+        sampling_weights = (scores.detach() / self.temperature).softmax(dim=1)
         indices = sample_focus_frames(sampling_weights, self.num_segments, self.num_focus_segments, offsets)
         glance_actions = self._run(self.spatial_policy, glance.maps.detach())
         all_actions = actions_for_all_frames(glance_actions, self.num_segments)  # [B, T, 4]
         focus_actions = all_actions.gather(1, indices.unsqueeze(-1).expand(-1, -1, 4))
-        return Decision(softmax_weights(scores), glance_actions, indices, focus_actions)
+        return Decision(scores.softmax(dim=1), glance_actions, indices, focus_actions)
 
     def random_actions(self, actions: Tensor) -> Tensor:
         """Actions like those given, for patches of the base size at uniformly random places."""
@@ -275,7 +281,7 @@ class UniAdaFocus(nn.Module):
         ]
 
     def backbones_to_channels_last(self) -> None:
-        """Keep the backbones' weights, in place, in the memory layout that makes their training sooner.
+        """Keep the backbones' weights, in place, in the memory layout in which they train faster.
 
         The numbers stay the same but for rounding. The spatial policy's five-dimensional maps have no such layout.
         """

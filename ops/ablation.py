@@ -8,13 +8,11 @@ and gflops per video, the whole network's.
 """
 
 import argparse
-import csv
-import io
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from itertools import product
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,30 +20,16 @@ from torch import Tensor
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES, Policies, outputs_of_policies
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import engine
+from ops.data.check import report_replaced
 from ops.data.dataset import VideoDataset
-from ops.data.replaced import report_replaced
 from ops.flops import exit_gflops
 from ops.metrics import METRIC_NAMES, main_metric, step_mean
+from ops.report.files import write_csv
 from ops.utils import distributed
-from ops.utils.files import whole_file
 from ops.utils.session import Run
 
 FILE_NAME = "ablation.csv"
 DRAWS = 3  # of policies that choose at random
-
-
-@dataclass(frozen=True)
-class AblationRow:
-    """What a pair of policies achieves; metrics in percent, averaged over the draws."""
-
-    patch_policy: str
-    frame_policy: str
-    draws: int
-    metric: float  # of the last step
-    metric_std: float
-    local_metric: float  # of the focus steps' own predictions
-    local_metric_std: float
-    gflops: float  # per video
 
 
 def forward_of_policies(options: argparse.Namespace) -> engine.Forward | None:
@@ -57,12 +41,10 @@ def forward_of_policies(options: argparse.Namespace) -> engine.Forward | None:
 
 
 @torch.no_grad()
-def compare_policies(
-    run: Run, model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]
-) -> list[AblationRow]:
+def compare_policies(run: Run, model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]) -> None:
     """Evaluate all pairs of policies on the split, print them as a table and write it to the log folder.
 
-    batches: this process's share of the split. Every process calls this; the rows are the main one's, others get none.
+    batches: this process's share of the split. Every process calls this.
     Raises UserError on all of them where an output is not finite or the file cannot be written.
     """
     model.eval()
@@ -77,17 +59,16 @@ def compare_policies(
     collected, indices = engine.collect(model, batches, heads, lambda *batch: outputs_of_policies(*batch, choices))
     logits = {key: distributed.gather_rows(rows, indices, len(dataset)) for key, rows in collected.items()}
     report_replaced(dataset, run.log.line, "evaluation")
-    rows: list[AblationRow] = []
     with distributed.fail_together():
         if distributed.is_main_process():
             engine.check_finite(logits, dataset.video_name)
             gflops = exit_gflops(model)[-1]
-            rows = [_row(policies, logits, dataset, gflops) for policies in pairs]
+            rows = [_row(policies, logits, dataset) | {"gflops": gflops} for policies in pairs]
             for line in ablation_table(rows, dataset.config.metric):
                 run.log.line(line)
-            write_ablation(run.log.folder / FILE_NAME, rows)
+            cells = ([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row.values()] for row in rows)
+            write_csv(run.log.folder / FILE_NAME, [rows[0], *cells])
             run.log.line(f"{FILE_NAME} is in {run.log.folder}")
-    return rows
 
 
 def draws_of(policies: Policies) -> list[Policies]:
@@ -95,36 +76,22 @@ def draws_of(policies: Policies) -> list[Policies]:
     return [replace(policies, draw=draw) for draw in range(DRAWS if policies.are_random else 1)]
 
 
-def ablation_table(rows: Sequence[AblationRow], metric: str) -> Iterator[str]:
-    """Lines for people; metric: "map" or "accuracy"."""
+def _row(policies: Policies, logits: Mapping[tuple[Policies, str], Tensor], dataset: VideoDataset) -> dict[str, Any]:
+    draws = draws_of(policies)
+    row = {"patch_policy": policies.patches, "frame_policy": policies.frames, "draws": len(draws)}
+    for name, head in (("metric", "pred"), ("local_metric", "local")):
+        found = [main_metric(logits[draw, head], dataset.labels, dataset.config.metric) for draw in draws]
+        row |= {name: statistics.mean(found), f"{name}_std": statistics.stdev(found) if len(found) > 1 else 0.0}
+    return row
+
+
+def ablation_table(rows: Sequence[dict[str, Any]], metric: str) -> Iterator[str]:
+    """Lines for people. rows: by the columns of ablation.csv; metric: "map" or "accuracy"."""
     yield f"Ablation of the policies, {METRIC_NAMES[metric]} in percent ({DRAWS} draws of random choices, ± deviation):"
     yield "  patches  frames    last step     focus steps alone  GFLOPs"
     for row in rows:
-        figures = [
-            f"{mean:6.2f}" + (f" ± {spread:.2f}" if row.draws > 1 else "")
-            for mean, spread in ((row.metric, row.metric_std), (row.local_metric, row.local_metric_std))
-        ]
-        yield f"  {row.patch_policy:8s} {row.frame_policy:8s} {figures[0]:14s} {figures[1]:18s} {row.gflops:7.3f}"
-
-
-def write_ablation(path: Path, rows: Sequence[AblationRow]) -> None:
-    """One row per pair of policies, under the names of `AblationRow`. Raises UserError where it cannot be written."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(AblationRow)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
+        last, local = (
+            f"{row[name]:6.2f}" + (f" ± {row[f'{name}_std']:.2f}" if row["draws"] > 1 else "")
+            for name in ("metric", "local_metric")
         )
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode())
-
-
-def _row(
-    policies: Policies, logits: Mapping[tuple[Policies, str], Tensor], dataset: VideoDataset, gflops: float
-) -> AblationRow:
-    draws, figures = draws_of(policies), []
-    for head in ("pred", "local"):
-        found = [main_metric(logits[choice, head], dataset.labels, dataset.config.metric) for choice in draws]
-        figures += [statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0]
-    return AblationRow(policies.patches, policies.frames, len(draws), *figures, gflops)
+        yield f"  {row['patch_policy']:8s} {row['frame_policy']:8s} {last:14s} {local:18s} {row['gflops']:7.3f}"

@@ -1,65 +1,40 @@
-"""Checkpoint files: published layout and names, written whole or not at all, read without running code.
+"""Checkpoints of a run: written whole or not at all, found again, and loaded into a model, an optimizer, a training.
 
-A file is a dict with `epoch` (how many are done), `state_dict` (each key with a leading "module."), `optimizer`,
-`best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`. Ours adds what an exact resume needs
-(`step`: steps done in the epoch after those; `losses` of these steps; `videos`: their number in the training split;
-`random_states`) and what helps to understand the file (`options`, `versions`).
+`ops.utils.checkpoint_file` says what is in a file, and reads one.
 """
 
 import argparse
 import contextlib
-import math
-import numbers
 import os
-import pickle
 import platform
-import re
 import shutil
-import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ops.engine import TrainingState
 from ops.utils import distributed
+from ops.utils.checkpoint_file import PREFIX, Checkpoint, is_plain, read
 from ops.utils.errors import UserError
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
 BESIDE = ".writing"  # ends the names of files that are being written
-PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint file says, once it is known to be of the right types and ranges; None is for what is absent."""
-
-    path: Path
-    state_dict: dict[str, Tensor]  # names without a leading "module."
-    epoch: int | None  # how many are done
-    step: int  # steps done in the next one
-    losses: tuple[list[float], int] | None  # sums over these steps, and their number
-    best: float | None  # the best main metric, percent
-    optimizer: Mapping[str, Any] | None
-    scaler: Mapping[str, Any] | None
-    videos: int | None  # in the training split
-    random_states: tuple[Tensor, ...]  # PyTorch's, of every process
-    options: Mapping[str, Any]
 
 
 def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) -> dict[str, Any]:
     """What the checkpoint of a training holds; all processes call this. videos: in the training split."""
     random_states = distributed.gather_objects(torch.get_rng_state())
+    optimizer = tree_map_only(Tensor, Tensor.contiguous, state.optimizer.state_dict())
     content = {
         "epoch": state.epoch,
         "step": state.step,
         "losses": state.losses,
         "state_dict": {PREFIX + key: value.contiguous() for key, value in state.model.state_dict().items()},
-        "optimizer": _contiguous(state.optimizer.state_dict()),
+        "optimizer": optimizer,
         "best_acc1": state.best or 0.0,
         "options": dict(options),
         "videos": videos,
@@ -69,15 +44,6 @@ def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) ->
     if state.scaler.is_enabled():
         content["scaler"] = state.scaler.state_dict()
     return content
-
-
-def _contiguous(optimizer_state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state with momentum in the default memory layout, as published, whichever the parameters have."""
-    momenta = {
-        number: {name: value.contiguous() if isinstance(value, Tensor) else value for name, value in entry.items()}
-        for number, entry in optimizer_state["state"].items()
-    }
-    return {**optimizer_state, "state": momenta}
 
 
 def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
@@ -94,7 +60,9 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
             os.fsync(file.fileno())
         _keep_older(path, keep)
         os.replace(beside, path)
-        _flush_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -120,14 +88,6 @@ def _keep_older(path: Path, keep: int) -> None:
     except OSError:  # no hard links on this file system
         shutil.copyfile(path, link)
     os.replace(link, older(path.parent, 1))
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> list[str]:
@@ -158,95 +118,6 @@ def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
     if problems:
         raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(problems)}")
     return None, []
-
-
-def read(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU without running any code in it.
-
-    Raises UserError where the file is absent, is not a checkpoint, holds more than tensors and plain values, or says
-    something that cannot be.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
-    _refuse_bomb(path)
-    try:
-        with torch.serialization.safe_globals(_harmless_numpy()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
-    if not isinstance(content, Mapping) or "state_dict" not in content:
-        raise UserError(f"{path} is not a checkpoint of this program: it holds no `state_dict` of tensors")
-
-    def field(name: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
-        value = content.get(name)
-        if value is None:
-            return default
-        try:
-            return convert(value)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"checkpoint {path} is damaged: its `{name}` {error}") from error
-
-    return Checkpoint(
-        path=path,
-        state_dict=field("state_dict", _weights, {}),
-        epoch=field("epoch", _count),
-        step=field("step", _count, 0),
-        losses=field("losses", _loss_totals),
-        best=field("best_acc1", _finite),
-        optimizer=field("optimizer", _mapping),
-        scaler=field("scaler", _scaler),
-        videos=field("videos", _count),
-        random_states=field("random_states", _random_states, ()),
-        options=field("options", _mapping, {}),
-    )
-
-
-def _weights(value: Any) -> dict[str, Tensor]:
-    for key, tensor in _mapping(value).items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"holds something else than a plain tensor for {key}")
-    return {key.removeprefix(PREFIX): tensor for key, tensor in value.items()}
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**53:
-        raise ValueError(f"is {value!r:.60}, not a whole number from 0")
-    return int(value)
-
-
-def _finite(value: Any) -> float:
-    number = float(value)  # published files have it as a tensor or a number of NumPy too
-    if isinstance(value, (str, bytes)) or not math.isfinite(number):
-        raise ValueError(f"is {value!r:.60}, not a finite number")
-    return number
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ValueError("holds no values by name")
-    return value
-
-
-def _scaler(value: Any) -> Mapping[str, Any]:
-    for name, number in _mapping(value).items():
-        if _finite(number) < 0:
-            raise ValueError(f"has a negative {name}")
-    return value
-
-
-def _loss_totals(value: Any) -> tuple[list[float], int]:
-    sums, steps = value
-    return [_finite(total) for total in sums], _count(steps)
-
-
-def _random_states(value: Any) -> tuple[Tensor, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("is no list")
-    for state in value:
-        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
-            raise ValueError("holds something else than states of PyTorch's generator")
-    return tuple(value)
 
 
 def best_metric(folder: Path) -> float | None:
@@ -312,22 +183,22 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def load_for_fine_tuning(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Take the weights that fit and leave the others as they are; returns the names of tensors that start anew.
+    """Take the weights that fit and leave the others as they are; returns the names of those that it leaves.
 
     Heads and policies may differ in size (other classes, other numbers of steps). UserError where the backbones do
     not fit: that is a checkpoint of another model.
     """
     own = model.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    anew = [key for key in own if key not in fitting]
-    backbones = [key for key in anew if key.startswith(("global_CNN.", "local_CNN."))]
+    left = [key for key in own if key not in fitting]
+    backbones = [key for key in left if key.startswith(("global_CNN.", "local_CNN."))]
     if backbones:
         raise UserError(
             f"checkpoint {path} has other backbones than the model (first: {backbones[0]}), "
             "so it cannot be fine-tuned; check --glance_arch"
         )
     model.load_state_dict(fitting, strict=False)
-    return anew
+    return left
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path) -> None:
@@ -347,7 +218,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
         momentum = momenta.get(number)
         if momentum is None:
             continue
-        if not isinstance(momentum, Tensor) or momentum.layout != torch.strided or momentum.device.type != "cpu":
+        if not is_plain(momentum):
             raise UserError(f"checkpoint {path} is damaged: the momentum of parameter {number} is no plain tensor")
         if momentum.shape != parameter.shape:
             raise UserError(
@@ -356,33 +227,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
             )
         # In the parameter's own memory layout: fused SGD goes through both as if they were flat.
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-
-
-def _refuse_bomb(path: Path) -> None:
-    """torch.save packs nothing, so a file that unpacks to more than its own size is not its work."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
-    if unpacked > path.stat().st_size:
-        raise UserError(f"{path} is not a checkpoint that can be read safely: it would unpack to {unpacked:,} bytes")
-
-
-def _harmless_numpy() -> list:
-    """What NumPy numbers in a file are made of: some versions of the published code saved their best metric so."""
-    numeric = [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
-    core = getattr(np, "_core", None) or np.core
-    scalar = core.multiarray.scalar
-    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *numeric]
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if named := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it wants to run code on loading, which is refused ({named.group(1)})"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or torch.save did not write it"
-    return (text.splitlines() or [type(error).__name__])[0][:200]

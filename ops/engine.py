@@ -52,7 +52,10 @@ def train_steps(
 ) -> Iterator[Step]:
     """Train on every batch of this process, and yield after each step, with `state.step` counted up.
 
-    seed: each step draws from (seed, epoch, step, process). pieces: equal parts that a batch is worked through in.
+    Args:
+        batches: of this process.
+        seed: each step draws from (seed, epoch, step, process).
+        kl_ratio, norm_ratio, pieces: as for `accumulate_gradients`.
     """
     state.network.train()
     waiting_since = time.perf_counter()

@@ -7,7 +7,7 @@ where shapes are followed but nothing is computed, so counting takes no time and
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -53,7 +53,8 @@ def cost_table(exits: Sequence[float]) -> Iterator[str]:
 
 def gflops(module: nn.Module, *input_shape: int) -> float:
     """Multiply-adds of one evaluation pass over an input of this shape, in units of 10^9."""
-    state = {name: tensor.detach().to("meta") for name, tensor in _tensors(module)}
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
     was_training = module.training
     module.eval()
     try:
@@ -62,7 +63,3 @@ def gflops(module: nn.Module, *input_shape: int) -> float:
     finally:
         module.train(was_training)
     return counter.get_total_flops() / 2 / GIGA  # the counter takes a multiply-add for two
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]

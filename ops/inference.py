@@ -1,18 +1,19 @@
-"""The network made ready for inference: the same answers but for rounding, sooner.
+"""A faster copy of the network for inference, equal to the original up to rounding.
 
-In evaluation batch norm is a fixed scale and shift, so it is folded into the convolution before it, and the activation
-after it is computed along. On an x86 CPU two more things count. oneDNN, PyTorch's library for convolutions there, wants
-weights in a layout of its own; without further ado they are brought into it in every call, which a single patch waits
-for as long as for the convolution. And images go through in groups that are small enough for the processor's caches,
-each on one core.
+In evaluation batch norm is a fixed scale and shift, so it is fused into the convolution before it, together with the
+activation after it. Two more things help on an x86 CPU. oneDNN, PyTorch's library for convolutions there, wants weights
+in a layout of its own; by default they are converted in every call, which for a single patch takes as long as the
+convolution itself. And images are processed in groups that fit into the processor's caches, each on one core.
 
-In half precision only the two backbones compute with fewer digits; what they give is float32 again, so that policies,
-classifier and metrics are as always.
+In half precision only the two backbones compute with fewer digits; their feature maps are converted back to float32, so
+policies, classifier and metrics are unchanged.
 """
 
+import contextlib
 import copy
 import math
 import platform
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +40,9 @@ CONVOLUTIONS: dict[type[nn.Module], tuple] = {  # the operation, what packs its 
 
 
 def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compiled: bool = False) -> UniAdaFocus:
-    """A copy of `model`, in evaluation mode, whose backbones and spatial policy are made ready; it is called alike.
+    """A copy of `model`, in evaluation mode, with fused backbones and spatial policy and the same interface.
 
-    It shares everything else with `model`, and later changes of those three networks' weights do not reach it.
+    It shares everything else with `model`; later changes of those three networks' weights do not reach it.
     precision: one of `PRECISIONS`, in which the backbones compute; see `check_precision`. compiled: by torch.compile,
     when they first run; see `ops.setup`. At the published sizes the copy takes 0.3 s and, in float32, 110 MB,
     on a CPU two or three times that once it has run. Raises ValueError for a model in training mode.
@@ -66,6 +67,17 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
     if ON_X86 and not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         raise UserError("--eval_precision bfloat16 needs a GPU or a CPU with AVX-512: leave it out")
+
+
+@contextlib.contextmanager
+def float32_convolutions() -> Iterator[None]:
+    """Turn TF32 off for convolutions on a GPU: its rounding depends on the batch size and could move a video's exit."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 class InferenceNetwork(nn.Module):
@@ -132,8 +144,8 @@ class FoldedConvolution(nn.Module):
 
     Which layout of the weights suits oneDNN depends on the number of threads and, with several threads, of images. In
     another layout some convolutions take up to 200 times as long. So weights are packed for one thread, which suits any
-    number of images, and for single images on several; several images on several threads have their weights brought
-    into the layout in every call.
+    number of images, and for single images on several threads; for several images on several threads they are converted
+    in every call.
     """
 
     def __init__(
@@ -152,7 +164,7 @@ class FoldedConvolution(nn.Module):
         self.place = (whole.padding, whole.stride, whole.dilation, whole.groups)
         self.onednn_activation = ONEDNN_ACTIVATIONS[activation]
         self.activation = activation(inplace=True) if activation else None
-        # oneDNN's activations turn what is not a number into 0: a network that has diverged would seem to answer.
+        # oneDNN's activations turn nan into 0, which would hide that a network has diverged.
         self.may_pack = bool(self.weight.isfinite().all() and self.bias.isfinite().all())
         self.packed: dict[int, Tensor] = {}  # by the number of threads
 

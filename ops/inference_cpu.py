@@ -1,7 +1,7 @@
-"""Groups of images side by side, each on a core of its own.
+"""Groups of images in parallel, each computed on one core.
 
-A convolution that is spread over the cores ends when the slowest of them is done, and the next one begins with waking
-them all. Where each core has images of its own nothing is waited for (figures: benchmarks/README.md).
+A convolution that is spread over all cores ends when the slowest core is done, and the next one wakes them all again.
+Where each core computes images of its own, no core waits for another (figures: benchmarks/README.md).
 """
 
 import functools

@@ -52,7 +52,7 @@ def target_rank(logits: ArrayLike, target: ArrayLike) -> Tensor:
 
 
 def training_accuracy(logits_by_head: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
-    """Top-1 and top-5 accuracy of a batch, in percent, as scalars on the device of the logits, which nobody waits for.
+    """Top-1 and top-5 accuracy of a batch, in percent, as scalars on the device of the logits, without waiting for it.
 
     logits_by_head: [B, C] each, under the names in `HEADS`; target: int64 [B]. Returns `TRAINING_ACCURACIES` by name.
     """

@@ -21,6 +21,10 @@ def build_optimizer(
 ) -> torch.optim.SGD:
     """SGD over `model.parameter_groups`; each group keeps its `name` and multiples. Momentum starts from zero.
 
+    Args:
+        lr, momentum, weight_decay: of SGD.
+        *_lr_ratio: the part's multiple of lr, as for `UniAdaFocus.parameter_groups`.
+
     Fused SGD would make the momentum in its first step from uninitialised memory, which stays as it is where gradient
     scaling skips that step (float16 overflows in the first steps), and enters the weights with the next.
     """

@@ -8,18 +8,16 @@ from pathlib import Path
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
-from ops.data.check import check_only
+from ops.data.check import check_only, report_replaced
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
-from ops.data.replaced import report_replaced
 from ops.engine import Batch, TrainingState
 from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory
 from ops.optim import learning_rate, set_learning_rate
-from ops.precision_comparison import PrecisionComparison
 from ops.report.curves import draw_run
-from ops.report.outputs import show_in_tensorboard, write_files
-from ops.report.predictions import save_predictions
+from ops.report.files import save_predictions
+from ops.report.outputs import report_precision, show_in_tensorboard, write_files
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
 from ops.summary import print_summary
 from ops.utils import distributed
@@ -134,14 +132,19 @@ def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, flo
 
 
 def evaluation_is_due(epoch: int, epochs: int, every: int) -> bool:
-    """In every so-manieth epoch from the first (0) on, and in each of the last nine."""
+    """Whether an epoch is evaluated: each multiple of `every`, epoch 0 among them, and each of the last nine."""
     return epoch % every == 0 or epoch >= epochs - LAST_EPOCHS_EVALUATED
 
 
 def record(
     run: Run, state: TrainingState, data: Data, lr: float, losses: dict[str, float], metrics: dict[str, float] | None
 ) -> None:
-    """Keep an epoch's figures in metrics.jsonl and TensorBoard."""
+    """Keep an epoch's figures in metrics.jsonl and TensorBoard.
+
+    Args:
+        lr: the base learning rate.
+        losses, metrics: what `train_epoch` and `evaluate_if_due` return.
+    """
     epoch, left_out = state.epoch, {name: split.left_out for name, split in data.splits.items()}
     figures = {"epoch": epoch, "lr": lr, "left_out": left_out, "train": losses}
     if metrics is not None:
@@ -188,10 +191,9 @@ def evaluate(
     Returns what `engine.evaluate` does. Raises Stopped, on all processes, when a signal comes.
     """
     options = run.options
-    comparison = PrecisionComparison(model, options.eval_precision, options.compile, run.device)
     metrics, evaluated = engine.evaluate(
         model,
-        comparison.watch(evaluation_batches(run, dataset)),
+        evaluation_batches(run, dataset),
         dataset.labels,
         dataset.config.metric,
         video_names=dataset.video_name,
@@ -199,10 +201,9 @@ def evaluate(
         precision=options.eval_precision,
         compiled=options.compile,
     )
-    if summary := comparison.summary(dataset.labels, dataset.config.metric):
-        run.log.line(summary)
     run.log.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
     metrics["replaced_frames"] = report_replaced(dataset, run.log.line, "evaluation")
+    report_precision(run, model, dataset)
     if options.save_predictions:
         with distributed.fail_together():
             if evaluated is not None:

@@ -4,6 +4,7 @@ Every function may raise UserError, on all processes together.
 """
 
 import argparse
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         scaler = torch.amp.GradScaler(run.device.type, enabled=False)
         if mixed_precision:
             scaler = train_in_half(model, options.amp_dtype, options.amp_scope, run.device)
-        state = TrainingState(model, model, build_optimizer(model, **optimizer_options(options)), scaler)
+        state = TrainingState(model, model, build_optimizer(model, **_taken_by(build_optimizer, options)), scaler)
         if found:
             checkpoint.restore(state, found, options, len(data.train))
         if options.start_epoch is not None:
@@ -145,12 +146,11 @@ def build_dataset(
 def share_of_batch(options: argparse.Namespace) -> int:
     """How many videos of each global batch are this process's; UserError where they cannot be shared equally, or not
     be worked through in `--grad_accum` equal pieces."""
-    processes = distributed.world_size()
     share = _equal_share("--batch_size", options.batch_size)
     if not options.evaluate and share % options.grad_accum:
         raise UserError(
-            f"--grad_accum {options.grad_accum} does not divide the {share} videos that each of {processes} "
-            f"process(es) has of --batch_size {options.batch_size}"
+            f"--grad_accum {options.grad_accum} does not divide the {share} videos that each of "
+            f"{distributed.world_size()} process(es) has of --batch_size {options.batch_size}"
         )
     return share
 
@@ -172,28 +172,21 @@ def _equal_share(option: str, videos: int) -> int:
 def build_model(options: argparse.Namespace, num_classes: int) -> UniAdaFocus:
     """The network of the options on the CPU, with random weights that the seed decides."""
     torch.manual_seed(options.seed)
-    return UniAdaFocus(
-        num_classes,
-        options.num_segments,
-        options.num_glance_segments,
-        options.num_focus_segments,
-        options.patch_size,
-        options.input_size,
-        options.stn_hidden_dim,
-        options.temporal_hidden_dim,
-        options.temperature,
-        options.dropout,
-        options.fc_dropout,
-        options.glance_arch,
-    )
+    return UniAdaFocus(num_classes, **_taken_by(UniAdaFocus, options))
+
+
+def _taken_by(function: Callable, options: argparse.Namespace) -> dict[str, Any]:
+    """The options that are parameters of a function."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in vars(options).items() if name in parameters}
 
 
 def load_starting_weights(model: UniAdaFocus, options: argparse.Namespace) -> list[str]:
     """The weights that training starts from, where it does not resume; returns lines that say where they came from."""
     if options.init_from:
         found = checkpoint.read(Path(options.init_from))
-        anew = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
-        return [f"weights of {found.path}", f"starting anew: {', '.join(anew) or 'nothing'}"]
+        missing = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
+        return [f"weights of {found.path}", f"newly initialised: {', '.join(missing) or 'nothing'}"]
     if options.pretrained == "none":
         return ["random weights"]
     with distributed.main_process_first():  # one process downloads, the others find the file
@@ -202,12 +195,6 @@ def load_starting_weights(model: UniAdaFocus, options: argparse.Namespace) -> li
             return load_imagenet_weights(model.global_CNN, model.local_CNN, glance_file, ROOT)
         except WeightsError as error:
             raise UserError(str(error)) from error
-
-
-def optimizer_options(options: argparse.Namespace) -> dict[str, float]:
-    """The options that `build_optimizer` takes, by its names."""
-    names = ("lr", "momentum", "weight_decay", "temporal_lr_ratio", "stn_lr_ratio", "global_lr_ratio")
-    return {name: getattr(options, name) for name in (*names, "classifier_lr_ratio")}
 
 
 def train_in_half(model: UniAdaFocus, dtype: str, scope: str, device: torch.device) -> torch.amp.GradScaler:

@@ -48,9 +48,9 @@ def count_classes(options: argparse.Namespace) -> tuple[int, str]:
     """The number of classes, and where it comes from: the data folder's class file, else the dataset's name."""
     folder = Path(options.data_dir or "").expanduser()
     candidates = [folder / name for name in BUILT_IN.get(options.dataset, BuiltIn()).class_files]
-    found = [path for path in candidates if options.data_dir and path.is_file()]
-    if found:
-        return len(read_classes(found[0])), str(found[0])
+    for path in candidates:
+        if options.data_dir and path.is_file():
+            return len(read_classes(path)), str(path)
     if options.dataset in KNOWN_CLASSES:
         return KNOWN_CLASSES[options.dataset], "what this dataset has; no class file looked at"
     where = f"{candidates[0]} does not exist" if options.data_dir else "--data_dir is not given"
@@ -71,24 +71,18 @@ def summary_lines(model: UniAdaFocus) -> Iterator[str]:
 
 def summary_parts(model: UniAdaFocus) -> list[Part]:
     """The parts that a prediction needs; together they cost as much as the last exit."""
-    frames, patches, side, patch = (
-        model.num_glance_segments, model.num_focus_segments, model.input_size, model.patch_size
-    )  # fmt: skip
+    frames, side = model.num_glance_segments, model.input_size
+    patches, patch = model.num_focus_segments, model.patch_size
     cost = part_gflops(model)
     each_frame, each_patch = cost["glance"] / frames, cost["focus_per_patch"]
     classifier = cost["classifier_glance"] + patches * cost["classifier_per_patch"]
+    glances = f"{frames} x {each_frame:.4f}, {side} x {side} pixels"
+    focus = f"{patches} x {each_patch:.4f}, {patch} x {patch} pixels"
     return [
-        _part(
-            "glance network", model.global_CNN, cost["glance"], f"{frames} x {each_frame:.4f}, {side} x {side} pixels"
-        ),
+        _part("glance network", model.global_CNN, cost["glance"], glances),
         _part("spatial policy", model.spatial_policy, cost["spatial_policy"]),
         _part("temporal policy", model.temporal_policy, cost["temporal_policy"]),
-        _part(
-            "focus network",
-            model.local_CNN,
-            patches * each_patch,
-            f"{patches} x {each_patch:.4f}, {patch} x {patch} pixels",
-        ),
+        _part("focus network", model.local_CNN, patches * each_patch, focus),
         _part("classifier", model.classifier, classifier, f"{frames + patches} steps"),
     ]
 

@@ -32,12 +32,14 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES
 from ops import checkpoint
 from ops.ablation import FILE_NAME as ABLATION
-from ops.early_exit.curve import CRITERIA, ExitPoint
-from ops.early_exit.figure import ExitFigure, draw_early_exit
+from ops.early_exit.curve import CRITERIA, ExitCurves, ExitPoint
+from ops.early_exit.figure import early_exit_figure
 from ops.early_exit.logits import FILE_NAME as EXIT_LOGITS
-from ops.early_exit.report import PICTURE
-from ops.early_exit.thresholds import curve_file, thresholds_file
+from ops.early_exit.run import PICTURE
+from ops.early_exit.thresholds import result_file
 from ops.metrics import main_metric
+from ops.report.files import write_json
+from ops.report.style import save_png
 from ops.setup import ROOT
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
@@ -62,8 +64,12 @@ def make_results(
 ) -> None:
     """Train, measure and write toy.md, toy.json and toy_early_exit.png into `out`.
 
-    parallel: how many seeds at a time; data, options: as `DATA` and `OPTIONS`; data_dir, log: where videos and runs are
-    or will be. Raises UserError where a step fails, with its last line, and where the runs have other settings.
+    Args:
+        seeds, parallel: how many, and how many at a time.
+        data, options: as `DATA` and `OPTIONS`.
+        data_dir, log: where videos and runs are or will be.
+
+    Raises UserError where a step fails, with its last line, and where the runs have other settings.
     """
     settings, kept = {"data": dict(data), "options": dict(options)}, log / "settings.json"
     if kept.is_file() and json.loads(kept.read_text()) != settings:
@@ -77,7 +83,7 @@ def make_results(
         found = list(pool.map(partial(run_seed, given=given, log=log.resolve()), range(seeds)))
     results = {"settings": settings, "seeds": found, "over_seeds": over_seeds(found)}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "toy.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(out / "toy.json", results)
     (out / "toy.md").write_text(markdown(results))
     draw_curves(out / "toy_early_exit.png", results)
 
@@ -102,12 +108,12 @@ def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
             _step(seed, name, arguments)
     with np.load(folder / EXIT_LOGITS) as arrays:
         logits, labels = arrays["val_logits"], arrays["val_labels"]
-    costs = json.loads(thresholds_file(folder, CRITERIA[0]).read_text())["exit_gflops"]
+    costs = json.loads(result_file(folder, CRITERIA[0], "json").read_text())["exit_gflops"]
     return {
         "seed": seed,
         "ablation": _rows(folder / ABLATION),
         "policies": json.loads((folder / REPORT).read_text()),
-        "early_exit": {criterion: _rows(curve_file(folder, criterion)) for criterion in CRITERIA},
+        "early_exit": {criterion: _rows(result_file(folder, criterion, "csv")) for criterion in CRITERIA},
         "fixed_exits": [  # where all videos leave at the same exit
             {"gflops": cost, "metric": main_metric(logits[:, number], labels, "accuracy")}
             for number, cost in enumerate(costs)
@@ -216,13 +222,14 @@ def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
         p, *figures = (point[name]["mean"] for name in ("p", "gflops", "metric", "random_metric"))
         return ExitPoint(int(p), *figures, nothing, nothing)
 
-    content = ExitFigure(
-        title="toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds",
-        metric="top-1 accuracy",
-        curves={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
-        fixed=[(row["gflops"]["mean"], row["metric"]["mean"]) for row in found["fixed_exits"]],
+    fixed = found["fixed_exits"]
+    curves = ExitCurves(
+        metric="accuracy",
+        gflops=[row["gflops"]["mean"] for row in fixed],
+        points={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
+        fixed=[row["metric"]["mean"] for row in fixed],
     )
-    draw_early_exit(path, content)
+    save_png(path, early_exit_figure(curves, "toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

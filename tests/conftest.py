@@ -40,7 +40,7 @@ SMALL = {"num_segments": 6, "num_glance_segments": 3, "num_focus_segments": 2, "
 SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
 SMALL_OPTIONS += ["--pretrained", "none", "--batch_size", "2", "--workers", "0", "--print-freq", "1"]
 SLOW_FILES = {
-    "test_readme_fine_tuning.py", "test_resume.py", "test_uni_adafocus.py", "test_main.py", "test_whole_runs.py",
+    "test_docs_fine_tuning.py", "test_resume.py", "test_uni_adafocus.py", "test_main.py", "test_whole_runs.py",
     "test_inference.py", "test_benchmark_baseline.py", "test_benchmark_training_curve.py",
 }  # fmt: skip
 THIN = ["-m", "tests.thin"]  # before the name of a script, for a process: as the fixtures thin_networks and no_pictures

@@ -12,7 +12,13 @@ from torch import nn
 from models.uni_adafocus import UniAdaFocus
 from ops import inference as inference_network
 from ops.flops import exit_gflops
-from ops.inference import FoldedConvolution, InferenceNetwork, check_precision, prepare_for_inference
+from ops.inference import (
+    FoldedConvolution,
+    InferenceNetwork,
+    check_precision,
+    float32_convolutions,
+    prepare_for_inference,
+)
 from ops.utils.errors import UserError
 from tests.conftest import SMALL, reference_weights, torch_threads
 
@@ -159,3 +165,12 @@ def test_bfloat16_on_a_cpu_without_the_instructions_is_refused(monkeypatch):
 @torch.no_grad()
 def test_no_images_give_no_maps(model):
     assert InferenceNetwork(model.local_CNN)(torch.empty(0, 3, 64, 64)).shape == (0, 2048, 2, 2)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_convolutions_are_float32_in_the_block_and_as_before_after_it(monkeypatch, before):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    with pytest.raises(KeyError), float32_convolutions():
+        assert not torch.backends.cudnn.allow_tf32
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 is before

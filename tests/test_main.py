@@ -133,7 +133,7 @@ def test_fine_tuning_takes_what_fits_and_names_what_starts_anew(
     still = ["--lr", "1e-30", "--weight_decay", "0"]
     assert call(main.main, *options, *still, "--epochs", 1, "--init_from", random_checkpoint) == 0
     printed = capsys.readouterr().out
-    anew = re.search("starting anew: (.*)", printed).group(1).split(", ")
+    anew = re.search("newly initialised: (.*)", printed).group(1).split(", ")
     assert "aux_fc.weight" in anew and "classifier.local_classifiers.1.1.bias" in anew
     assert not any(name.startswith(("global_CNN.", "local_CNN.", "spatial_policy.")) for name in anew)
     before = torch.load(random_checkpoint)["state_dict"]

@@ -14,11 +14,10 @@ import torch
 
 import predict
 from models.uni_adafocus import UniAdaFocus
-from ops.early_exit.curve import exit_curve, exit_decisions
-from ops.early_exit.logits import Weights, file_hash
-from ops.early_exit.thresholds import write_thresholds
+from ops.early_exit.curve import compute_curves, exit_decisions
+from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from ops.flops import exit_gflops
-from ops.predict.batches import VideoBatch
+from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.paths import find
 from ops.predict.run import find_device
 from ops.utils.errors import UserError
@@ -57,19 +56,19 @@ def home(tmp_path_factory) -> Home:
         make_colourful_video(folder / "videos" / f"{name}.mp4", seed, 8 + 5 * seed)
 
     with ThreadPoolExecutor(1) as threads:
-        batch = VideoBatch([VideoFile(video.path) for video in find([str(folder / "videos")])], model, threads)
+        readers = [SegmentReader(VideoFile(video.path), model) for video in find([str(folder / "videos")])]
+        batch = VideoBatch(readers, threads)
         clips = batch.fetch(torch.arange(5), torch.arange(6).expand(5, -1)).unflatten(0, (5, -1))
     with torch.no_grad():
         logits = model(clips).step_logits[:, SMALL["num_glance_segments"] - 1 :]
     gflops = exit_gflops(model)
-    points = exit_curve(logits, logits, np.zeros(5, int), gflops, "confidence", "accuracy")
+    curves = compute_curves(logits, logits, torch.zeros(5, 1).long(), gflops, "accuracy", seed=0)
     # Thresholds are values of these videos: a little lower, so that rounding moves nobody.
+    points = curves.points["confidence"]
     points = [replace(point, thresholds=point.thresholds - np.float32(1e-3)) for point in points]
-    write_thresholds(
-        folder / "early_exit_confidence.json", points, criterion="confidence", metric="accuracy",
-        calibrated_on="train", gflops=gflops, model=model,
-        weights=Weights(folder / "ours.pth.tar", file_hash(folder / "ours.pth.tar")),
-    )  # fmt: skip
+    curves = replace(curves, points={"confidence": points})
+    weights = Weights(folder / "ours.pth.tar", file_hash(folder / "ours.pth.tar"))
+    write_thresholds(folder / "early_exit_confidence.json", curves, "confidence", "train", model, weights)
     return Home(folder, logits, {point.p: point.thresholds for point in points})
 
 

@@ -190,17 +190,18 @@ def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_pat
     options, whole = run_of_two
     log = tmp_path / "parts" / FOLDER / "log.csv"
     parts = ["--root_log", str(tmp_path / "parts")]
-    command = [sys.executable, *launcher(), *THIN, "main.py", *map(str, options), *parts]
+    command = [sys.executable, *launcher(), *THIN, "main.py", *map(str, options), *parts, "--workers", "2"]
     run = subprocess.Popen(
         command,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while run.poll() is None and not (log.exists() and "Epoch: [0][0/2]" in log.read_text()):
         time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
+    os.killpg(run.pid, signal.SIGTERM)  # as torchrun's own launchers and Slurm do: data workers hear it too
     assert run.wait(120) != 0
     assert "stopped by signal 15" in log.read_text()
     resumed = call_together(main.main, *options, *parts, "--resume", "auto")

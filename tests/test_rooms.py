@@ -21,7 +21,7 @@ FLOORS = (
     ("ops.report",),
     ("ops.checkpoint", "ops.checkpoint_settings"),
     ("ops.engine", "ops.loss_history"),
-    ("ops.inference", "ops.inference_cpu"),
+    ("ops.inference", "ops.inference_cpu", "ops.stepwise"),
     ("ops.video_jpg", "ops.video"),
     ("ops.dataset", "ops.data", "dataset_config"),
     ("ops.losses", "ops.optim", "ops.metrics", "ops.flops"),
@@ -74,7 +74,7 @@ def test_models_import_nothing_of_the_rest():
 
 
 def test_the_first_floor_is_no_attic():
-    assert len(list((ROOT / "ops").glob("[!_]*.py"))) <= 16
+    assert len(list((ROOT / "ops").glob("[!_]*.py"))) <= 17
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What whole training runs leave, pictures and all; README.md's commands run in test_readme_fine_tuning.py."""
+"""What whole training runs leave, pictures and all; the commands of the documents run in test_docs_*.py."""
 
 import json
 import math

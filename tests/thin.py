@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from unittest.mock import patch
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from models import aggregator, backbones
@@ -56,7 +57,7 @@ def no_pictures() -> Iterator[None]:
         patch("ops.runner.show_in_tensorboard", lambda *_: None),
         patch("ops.runner.draw_run", lambda folder: None),
         patch("ops.report.outputs.draw_run", lambda folder: None),
-        patch("ops.early_exit.report.draw_early_exit", lambda path, content: path.touch()),
+        patch("ops.early_exit.run.early_exit_figure", lambda *_: Figure()),
         patch("ops.utils.logger.RunLogger.scalars", lambda *_: None),
     ):
         yield

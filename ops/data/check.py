@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from errno import ENOENT, ENOTDIR
@@ -100,10 +100,9 @@ def check_only(options: argparse.Namespace, config: DatasetConfig, split_names: 
     findings = {name: find_problems(config, videos) for name, videos in lists.items()}
     if options.check_data == "full":
         for name, videos in lists.items():
-            missing = [finding for finding in findings[name] if isinstance(finding, Problem)]
-            without = {problem.row for problem in missing}
-            there = [row for row in range(len(videos)) if row not in without]
-            findings[name] = missing + _look_at_all_frames(config, videos, there, options.workers)
+            missing = {finding.row: finding for finding in findings[name] if isinstance(finding, Problem)}
+            there = [row for row in range(len(videos)) if row not in missing]
+            findings[name] = [*missing.values(), *_look_at_all_frames(config, videos, there, options.workers)]
     for note in _judge(lists, findings, options.skip_missing)[1]:
         print(note)
     depth = "every listed frame" if options.check_data == "full" else "folder, first and last listed frame"
@@ -133,22 +132,17 @@ def _judge(lists: Lists, findings: Findings, skip_missing: bool) -> tuple[dict[s
     """The rows to leave out of each split, and lines for the log; UserError where the run should not start."""
     notes = _remarks(lists) + _describe_short_videos(lists, findings)
     problems = {name: [one for one in found if isinstance(one, Problem)] for name, found in findings.items()}
-    lines = _describe(lists, problems)
-    stopping = KINDS if not skip_missing else [kind for kind in KINDS if kind not in MISSING]
+    notes += _describe(lists, problems)
     kinds = {problem.kind for found in problems.values() for problem in found}
-    if kinds.intersection(stopping):
-        print("\n".join([*notes, *lines]), file=sys.stderr)
-        count = sum(len(found) for found in problems.values())
-        raise UserError(
-            f"{count} of {sum(map(len, lists.values()))} listed videos are missing or damaged (see above): "
-            f"{_advice(kinds)}"
-        )
     left_out = {name: [problem.row for problem in found] for name, found in problems.items()}
-    for name, rows in left_out.items():
-        if rows and len(rows) == len(lists[name]):
-            print("\n".join([*notes, *lines]), file=sys.stderr)
-            raise UserError(f"{lists[name].path}: --skip_missing leaves no video; {_advice(kinds)}")
-    notes += lines
+    emptied = [lists[name].path for name, rows in left_out.items() if len(rows) == len(lists[name])]
+    if kinds.difference(MISSING if skip_missing else ()) or emptied:
+        print("\n".join(notes), file=sys.stderr)
+        count, listed = sum(map(len, left_out.values())), sum(map(len, lists.values()))
+        what = f"{count} of {listed} listed videos are missing or damaged (see above)"
+        if emptied and skip_missing and kinds.issubset(MISSING):
+            what = f"{emptied[0]}: --skip_missing leaves no video"
+        raise UserError(f"{what}: {_advice(kinds)}")
     notes += [
         f"warning: --skip_missing leaves out {len(rows)} of the {len(lists[name])} videos of {lists[name].path}"
         for name, rows in left_out.items()
@@ -188,6 +182,22 @@ def first_few(names: Sequence[str]) -> str:
     """The first ten names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(printable, names[:_NAMED])) + more
+
+
+def report_replaced(dataset: VideoDataset, say: Callable[[str], None], where: str) -> int:
+    """How many frames of the clips so far were replaced, in all processes together; counting starts again from zero.
+
+    All processes call this. Where there are any, `say` gets a line with the first videos' names, after `where` it was.
+    """
+    counts = distributed.sum_over_processes(dataset.replaced_frames.clone())  # [N]
+    dataset.reset_replaced()
+    rows, frames = counts.nonzero().flatten().tolist(), int(counts.sum())
+    if rows:
+        say(
+            f"warning: {where}: {frames} frames of {len(rows)} videos could not be read, and the nearest good frame of "
+            f"the same video stood in for each: {first_few([dataset.video_name(row) for row in rows])}"
+        )
+    return frames
 
 
 def _describe_short_videos(lists: Lists, findings: Findings) -> list[str]:

@@ -38,8 +38,16 @@ class VideoDataset(Dataset):
     frames: uint8 RGB [T, 3, input_size, input_size], channels last in memory. labels: int64 [3], padded with -1; in
     training a video's labels take turns in coming first, uniformly. index: `i`, the row among `annotations`.
 
-    `training` chooses random frames and crops; `split` only says which videos. The "pillow" backend is the exact and
-    slow reference of "fast". Raises UserError for a split file that cannot be used.
+    Args:
+        config: of the dataset.
+        split: which videos, "train" or "val".
+        num_segments: T, frames of a clip.
+        input_size: side of its frames in pixels.
+        training: whether frames and crops are random.
+        seed: of what is random.
+        backend: "fast", or "pillow", its exact and slow reference.
+
+    Raises UserError for a split file that cannot be used.
     """
 
     def __init__(
@@ -56,10 +64,8 @@ class VideoDataset(Dataset):
             raise UserError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
         if backend not in BACKENDS:
             raise UserError(f"backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
-        if num_segments < 1 or input_size < 1:
-            raise UserError(f"num_segments {num_segments} and input_size {input_size} must be at least 1")
-        if seed < 0:
-            raise UserError(f"seed {seed} must not be negative")
+        if num_segments < 1 or input_size < 1 or seed < 0:
+            raise UserError(f"num_segments {num_segments}, input_size {input_size} or seed {seed} is too small")
         self.config = config
         self.split = split
         self.num_segments = num_segments
@@ -71,7 +77,8 @@ class VideoDataset(Dataset):
         self.annotations = read_annotations(split_file, config.separator, config.num_classes)
         self.left_out = 0  # videos that `leave_out` took away
         # Both are in shared memory, so that the main process and workers that outlive an epoch see each other's writes.
-        self.replaced_frames = torch.zeros(len(self.annotations), dtype=torch.int32).share_memory_()  # [N]
+        # [N], since `reset_replaced`: one for each segment of a clip that shows another frame than it should.
+        self.replaced_frames = torch.zeros(len(self.annotations), dtype=torch.int32).share_memory_()
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -117,13 +124,6 @@ class VideoDataset(Dataset):
         """Choose the epoch (from 0) that items draw their randomness from; reaches running workers."""
         self._epoch.fill_(epoch)
 
-    def replaced_names(self) -> list[str]:
-        """Videos in which frames had to be replaced since `reset_replaced`, in the order of the split file.
-
-        `replaced_frames` [N] holds how many: one for each segment of a clip that shows another frame than it should.
-        """
-        return [self.video_name(index) for index in self.replaced_frames.nonzero().flatten().tolist()]
-
     def reset_replaced(self) -> None:
         """Count replaced frames from zero again."""
         self.replaced_frames.zero_()
@@ -162,7 +162,11 @@ class VideoDataset(Dataset):
 class FrameReader:
     """Decodes frames of one video; for a bad one, the nearest good one (the earlier of two equally near).
 
-    folder: of the frames, named by `template`, numbered 1..num_frames. advice: what to do where there is none.
+    Args:
+        video: its name, for messages.
+        folder, template, num_frames: where the frames are, how they are named, and how many; they count from 1.
+        advice: what to do where there is none.
+        backend: as for `VideoDataset`.
     """
 
     def __init__(
@@ -228,7 +232,12 @@ def collate_clips(batch: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, 
 
 
 def worker_init(worker_id: int) -> None:
-    """`worker_init_fn` of a DataLoader: one thread per worker, and Ctrl-C is left to the main process."""
+    """`worker_init_fn` of a DataLoader: one thread per worker, and a stop is left to the main process.
+
+    Launchers and schedulers send SIGTERM to all processes of a run. The main process finishes its step and saves, for
+    which it needs its workers; a second one, as the DataLoader sends to a worker that does not end, ends the worker.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from ops.data.dataset import VideoDataset, collate_clips, worker_init
 from ops.utils.errors import UserError
@@ -41,20 +41,13 @@ class TrainingBatches(Sampler[list[int]]):
             yield order[start : start + share].tolist()
 
 
-class EvaluationBatches(Sampler[list[int]]):
+class EvaluationBatches(BatchSampler):
     """Every `world_size`-th video in order, in batches; each video stands in exactly one process's batches."""
 
     def __init__(self, num_videos: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = list(range(rank, num_videos, world_size))
-        self.batch_size = max(1, batch_size)
+        self.indices = range(rank, num_videos, world_size)
+        super().__init__(self.indices, batch_size, drop_last=False)
         self.common_steps = -(-(num_videos // world_size) // self.batch_size)  # how many batches every process has
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield self.indices[start : start + self.batch_size]
 
 
 def build_loader(dataset: VideoDataset, batches: Sampler[list[int]], workers: int, device: torch.device) -> DataLoader:

@@ -6,6 +6,7 @@ proportional to (p/20)^k; thresholds are found on the training split and used on
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,17 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.metrics import (
-    ArrayLike,
-    Positives,
-    average_precision,
-    check_metric,
-    cpu_float32,
-    label_rows,
-    mean_over_classes,
-    row_chunks,
-    target_rank,
-)
+from ops import metrics
+from ops.metrics import ArrayLike, cpu_float32, row_chunks
 
 CRITERIA = ("confidence", "entropy")
 POINTS = range(1, 20)
@@ -46,6 +38,16 @@ class ExitPoint:
     random_metric: float
     exit_ratio: np.ndarray
     thresholds: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExitCurves:
+    """The operating points of each criterion, and what they are compared with; metrics in percent."""
+
+    metric: str  # "map" or "accuracy"
+    gflops: list[float]  # [K], of each exit
+    points: dict[str, list[ExitPoint]]  # by criterion
+    fixed: list[float]  # [K], the metric of always stopping at an exit
 
 
 def criterion_values(logits: ArrayLike, criterion: str) -> Tensor:
@@ -73,7 +75,7 @@ def exit_decisions(logits: ArrayLike, thresholds: ArrayLike, criterion: str) -> 
     takes all that are left, whatever its threshold. Raises ValueError for logits that are not finite.
     """
     values = _exit_values(logits, criterion, "logits")
-    return torch.from_numpy(_first_exit(values, _as_numpy(thresholds).astype(np.float32)))
+    return torch.from_numpy(_first_exit(values, np.asarray(thresholds, np.float32)))
 
 
 def exit_counts(videos: int, exits: int, p: int) -> list[int]:
@@ -121,13 +123,18 @@ def exit_curve(
 ) -> list[ExitPoint]:
     """The curve of accuracy against cost, one `ExitPoint` for each p = 1..19.
 
-    train_logits [N, K, C] and val_logits [M, K, C]: logits of the K exits, each video once. val_labels [M, L] padded
-    with -1, or [M]. gflops [K]: cost of a video that leaves at each exit. criterion: "confidence" or "entropy".
-    metric: "map" or "accuracy" (top-1 of the first label). seed: fixes the random choice behind `random_metric`.
+    Args:
+        train_logits, val_logits: [N, K, C] and [M, K, C], of the K exits, each video once.
+        val_labels: [M, L] padded with -1, or [M].
+        gflops: [K], cost of a video that leaves at each exit.
+        criterion: "confidence" or "entropy".
+        metric: "map" or "accuracy" (top-1 of the first label).
+        seed: of the random choice behind `random_metric`.
+
     With "map" a float32 array of the size of val_logits is held. Raises ValueError when shapes do not fit together, for
     an unknown criterion or metric, and for logits that are not finite.
     """
-    costs = _as_numpy(gflops).astype(np.float64)
+    costs = np.asarray(gflops, np.float64)
     train_shape, val_shape = tuple(train_logits.shape), tuple(val_logits.shape)
     if len(train_shape) != 3 or train_shape[1:] != val_shape[1:]:
         raise ValueError(
@@ -138,7 +145,7 @@ def exit_curve(
     if len(val_labels) != val_shape[0]:
         raise ValueError(f"{len(val_labels)} rows of labels for {val_shape[0]} validation videos")
 
-    check_metric(metric)
+    metrics.check_metric(metric)
     train_values = _exit_values(train_logits, criterion, "training logits")
     val_values = _exit_values(val_logits, criterion, "validation logits")
     score = _metric_of_exits(val_logits, val_labels, metric)
@@ -150,20 +157,35 @@ def exit_curve(
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         scores = list(pool.map(score, exits + random_exits))
 
-    points = []
-    for i, p in enumerate(POINTS):
-        counts = np.bincount(exits[i], minlength=len(costs))
-        points.append(
-            ExitPoint(
-                p=p,
-                gflops=float(counts @ costs) / len(val_values),
-                metric=scores[i],
-                random_metric=scores[i + len(POINTS)],
-                exit_ratio=(counts / len(val_values)).astype(np.float32),
-                thresholds=thresholds[i],
-            )
+    counts = [np.bincount(row, minlength=len(costs)) for row in exits]
+    return [
+        ExitPoint(
+            p=p,
+            gflops=float(counts[i] @ costs) / len(val_values),
+            metric=scores[i],
+            random_metric=scores[i + len(POINTS)],
+            exit_ratio=(counts[i] / len(val_values)).astype(np.float32),
+            thresholds=thresholds[i],
         )
-    return points
+        for i, p in enumerate(POINTS)
+    ]
+
+
+def compute_curves(
+    calibration: Tensor, logits: Tensor, labels: Tensor, gflops: Sequence[float], metric: str, seed: int
+) -> ExitCurves:
+    """The curves of both criteria.
+
+    Args:
+        calibration: logits [N, K, C] that the thresholds are found on.
+        logits, labels: [M, K, C] and [M, 3], evaluated.
+        gflops, metric, seed: as for `exit_curve`.
+    """
+    points = {name: exit_curve(calibration, logits, labels, gflops, name, metric, seed) for name in CRITERIA}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes without a video: `exit_curve` has given it
+        fixed = [metrics.main_metric(logits[:, number], labels, metric) for number in range(len(gflops))]
+    return ExitCurves(metric, list(gflops), points, fixed)
 
 
 def _metric_of_exits(logits: ArrayLike, labels: ArrayLike, metric: str) -> Callable[[np.ndarray], float]:
@@ -174,15 +196,17 @@ def _metric_of_exits(logits: ArrayLike, labels: ArrayLike, metric: str) -> Calla
     number, exit_number, classes = logits.shape
     videos = np.arange(number)
     if metric == "accuracy":
-        first_label = label_rows(labels)[:, 0]
-        correct = np.stack([target_rank(logits[:, k], first_label).numpy() == 0 for k in range(exit_number)], axis=1)
+        first_label = metrics.label_rows(labels)[:, 0]
+        ranks = [metrics.target_rank(logits[:, k], first_label).numpy() for k in range(exit_number)]
+        correct = np.stack(ranks, axis=1) == 0
         return lambda exits: 100.0 * float(correct[videos, exits].mean())
 
-    positives = Positives.from_labels(labels, number, classes)
+    positives = metrics.Positives.from_labels(labels, number, classes)
     probabilities = np.empty((number, exit_number, classes), dtype=np.float32)
     for rows in row_chunks(number, exit_number * classes):
         probabilities[rows] = cpu_float32(logits[rows]).softmax(dim=-1).numpy()
-    return lambda exits: mean_over_classes(average_precision(probabilities[videos, exits], positives))
+    precision = metrics.average_precision
+    return lambda exits: metrics.mean_over_classes(precision(probabilities[videos, exits], positives))
 
 
 def _first_exit(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -206,7 +230,3 @@ def _exit_values(logits: ArrayLike, criterion: str, name: str) -> np.ndarray:
             raise ValueError(f"{name} of video {rows.start + video} at exit {exit_number} (both from 0) are not finite")
         values[rows] = criterion_values(chunk, criterion).numpy()
     return values
-
-
-def _as_numpy(array: Sequence[float] | ArrayLike) -> np.ndarray:
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)

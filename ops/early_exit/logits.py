@@ -7,10 +7,8 @@ SPLIT_depends_on, a JSON object.
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,91 +18,42 @@ from torch import Tensor
 
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import engine
+from ops.data.check import report_replaced
 from ops.data.dataset import BACKENDS, VideoDataset
-from ops.data.replaced import report_replaced
-from ops.precision_comparison import PrecisionComparison
+from ops.early_exit.thresholds import Weights, model_sizes
 from ops.runner import evaluation_batches
 from ops.utils import distributed
-from ops.utils.errors import UserError
 from ops.utils.files import whole_file
 from ops.utils.session import Run
 
 FILE_NAME = "exit_logits.npz"
-# What the answers of a model of given weights depend on, by the names of the options.
-MODEL_SIZES = (
-    "glance_arch", "num_classes", "num_segments", "num_glance_segments", "num_focus_segments", "input_size",
-    "patch_size", "temperature",
-)  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class ExitLogits:
-    """What every video of a split gets at its K = F + 1 exits, the last glance step and each focus step."""
+def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weights: Weights) -> Tensor | None:
+    """The logits of a split, float32 [N, K, C]: those of the log folder where they fit, else computed by all processes
+    and kept there. K = F + 1 exits are the last glance step and each focus step.
 
-    logits: Tensor  # float32 [N, K, C]
-    focus_indices: Tensor  # int64 [N, F], the frames that patches were cut from
-
-    def rows(self, rows: np.ndarray) -> "ExitLogits":
-        """Some of the videos."""
-        chosen = torch.from_numpy(rows)
-        return ExitLogits(self.logits[chosen], self.focus_indices[chosen])
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a network's weights are from."""
-
-    path: Path
-    sha256: str  # of the file, in hexadecimal; empty on all processes but the main one
-
-
-def model_sizes(model: UniAdaFocus) -> dict[str, Any]:
-    """The model's `MODEL_SIZES` by name."""
-    return {name: getattr(model, name) for name in MODEL_SIZES}
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises UserError where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-def kept_or_computed(
-    run: Run, model: UniAdaFocus, dataset: VideoDataset, weights: Weights, comparison: PrecisionComparison
-) -> ExitLogits | None:
-    """The logits of a split: those of the log folder where they fit, else computed by all processes and kept there.
-
-    comparison: for a model whose backbones compute in less than float32, what says what that changes. Returns None on
-    all processes but the main one. Raises UserError for a video that cannot be read, and, on every process, for logits
-    that are not finite and a file that cannot be written; Stopped when a signal comes.
+    Returns None on all processes but the main one. Raises UserError for a video that cannot be read, and, on every
+    process, for logits that are not finite and a file that cannot be written; Stopped when a signal comes.
     """
     path = run.log.folder / FILE_NAME
-    found, depends_on = None, {}
+    kept, depends_on = None, {}
     with distributed.fail_together():
         if distributed.is_main_process():
-            depends_on = dependencies(model, dataset, weights.sha256) | precision_of(comparison)
-            found = _read(path, dataset.split, depends_on, run.log.line)
-    if distributed.broadcast_object(found is not None):
-        return found
-    videos = evaluation_batches(run, dataset, f"Exit logits, {dataset.split}")
-    computed = compute(model, dataset, comparison.watch(videos))
-    if summary := comparison.summary(dataset.labels, dataset.config.metric):
-        run.log.line(summary)
+            depends_on = dependencies(model, dataset, weights.sha256, run.options.eval_precision)
+            kept = _read(path, dataset.split, depends_on, run.log.line)
+    if distributed.broadcast_object(kept is not None):
+        return kept
+    computed = compute(model, dataset, evaluation_batches(run, dataset, f"Exit logits, {dataset.split}"))
     report_replaced(dataset, run.log.line, f"exit logits, {dataset.split}")
     with distributed.fail_together():
-        if computed is not None:
-            _check_finite(computed.logits, dataset)
+        if distributed.is_main_process():
+            engine.check_finite({"exits": computed["logits"].flatten(1)}, dataset.video_name)
             _write(path, dataset, computed, depends_on)
-    return computed
+    return computed["logits"]
 
 
-def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str) -> dict[str, Any]:
+def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str, precision: str) -> dict[str, Any]:
     """All that the logits of a split depend on but for the pixels of its frames: plain values by name."""
     config, videos = dataset.config, dataset.annotations
     listed = hashlib.sha256(videos.name_bytes)
@@ -116,18 +65,19 @@ def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str
         "videos": listed.hexdigest(),
         "frames": str(config.frames_root.resolve() / config.template),
     }
-    if dataset.backend != BACKENDS[0]:  # left out for the usual one, so that files of older versions fit
+    # The usual ones are left out, so that files of older versions fit.
+    if dataset.backend != BACKENDS[0]:
         found["decode"] = dataset.backend
+    if precision != "float32":
+        found["eval_precision"] = precision
     return found | ({"seed": dataset.seed} if dataset.training else {})
 
 
-def precision_of(comparison: PrecisionComparison) -> dict[str, str]:
-    """What the logits depend on where it is not float32."""
-    return {} if comparison.precision == "float32" else {"eval_precision": comparison.precision}
+def compute(model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]) -> dict[str, Tensor | None]:
+    """Run the whole model over a split. batches: this process's share.
 
-
-def compute(model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]) -> ExitLogits | None:
-    """Run the whole model over a split. batches: this process's share; the result is the main process's."""
+    Returns `logits` [N, K, C] and `focus_indices` int64 [N, F] on the main process, else None for each.
+    """
 
     def heads(output: Output) -> dict[str, Tensor]:
         last_glance = model.num_glance_segments - 1
@@ -135,12 +85,11 @@ def compute(model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.
 
     with torch.inference_mode():
         collected, indices = engine.collect(model, batches, heads)
-    logits = distributed.gather_rows(collected["logits"], indices, len(dataset))
-    focus_indices = distributed.gather_rows(collected["focus_indices"].long(), indices, len(dataset))
-    return None if logits is None else ExitLogits(logits, focus_indices)
+    collected["focus_indices"] = collected["focus_indices"].long()
+    return {name: distributed.gather_rows(values, indices, len(dataset)) for name, values in collected.items()}
 
 
-def _read(path: Path, split: str, depends_on: Mapping[str, Any], say: Callable[[str], None]) -> ExitLogits | None:
+def _read(path: Path, split: str, depends_on: Mapping[str, Any], say: Callable[[str], None]) -> Tensor | None:
     arrays = _arrays(path, say)
     if f"{split}_depends_on" not in arrays:
         return None
@@ -151,18 +100,17 @@ def _read(path: Path, split: str, depends_on: Mapping[str, Any], say: Callable[[
         say(f"{path}: the {split} logits are not of this run ({changes}); computing them again")
         return None
     say(f"{path} has the {split} logits of this checkpoint and these options: only the curves are computed")
-    return ExitLogits(torch.from_numpy(arrays[f"{split}_logits"]), torch.from_numpy(arrays[f"{split}_focus_indices"]))
+    return torch.from_numpy(arrays[f"{split}_logits"])
 
 
-def _write(path: Path, dataset: VideoDataset, found: ExitLogits, depends_on: Mapping[str, Any]) -> None:
+def _write(path: Path, dataset: VideoDataset, found: Mapping[str, Tensor], depends_on: Mapping[str, Any]) -> None:
     arrays = _arrays(path, lambda line: None)  # the other split's stay
-    arrays |= {
-        f"{dataset.split}_logits": found.logits.numpy(),
-        f"{dataset.split}_labels": dataset.labels.numpy(),
-        f"{dataset.split}_focus_indices": found.focus_indices.numpy(),
-        f"{dataset.split}_video": np.array(dataset.video_names()),
-        f"{dataset.split}_depends_on": np.array(json.dumps(depends_on)),
+    values = {name: value.numpy() for name, value in found.items()} | {
+        "labels": dataset.labels.numpy(),
+        "video": np.array(dataset.video_names()),
+        "depends_on": np.array(json.dumps(depends_on)),
     }
+    arrays |= {f"{dataset.split}_{name}": value for name, value in values.items()}
     with whole_file(path) as file:
         np.savez(file, **arrays)
 
@@ -182,13 +130,3 @@ def _arrays(path: Path, say: Callable[[str], None]) -> dict[str, np.ndarray]:
 def _short(value: object) -> str:
     """A value for people: of a hash, its beginning."""
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
-
-
-def _check_finite(logits: Tensor, dataset: VideoDataset) -> None:
-    finite = logits.isfinite().all(dim=2)
-    if not finite.all():
-        video, exit_number = (~finite).nonzero()[0].tolist()
-        raise UserError(
-            f"the logits of video {dataset.video_name(video)!r} at exit {exit_number} are not finite: the checkpoint "
-            "may be damaged"
-        )

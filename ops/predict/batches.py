@@ -1,16 +1,15 @@
 """A batch of videos for the network, which decodes the frames that it asks for.
 
 with ThreadPoolExecutor() as threads:
-    source = VideoBatch([VideoFile(path)], model, threads)  # an `ops.data.sources.FrameSource`
-    answer = EarlyExitInference(model, thresholds, "confidence")(source)
+    source = VideoBatch([SegmentReader(VideoFile(path), model)], threads)  # an `ops.data.sources.FrameSource`
+    result = EarlyExitInference(model, thresholds, "confidence")(source)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 
 import cv2
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,69 +23,60 @@ from ops.video.frames import Video
 READING_ERRORS = (VideoError, OSError, cv2.error)
 
 
-class BrokenVideos(Exception):
-    """Videos of a batch that cannot be read, by their number in it, each with the reason."""
+class SegmentReader:
+    """One video with evaluation's segments and preprocessing for the model; no frame is decoded twice.
 
-    def __init__(self, reasons: dict[int, str]) -> None:
-        super().__init__(reasons)
-        self.reasons = reasons
+    decode: as for `VideoDataset`. `numbers`: the frame of each segment, int64 [T], 1..N, ascending; a short video shows
+    some of its frames repeatedly.
+    """
+
+    def __init__(self, video: Video, model: UniAdaFocus, decode: str = BACKENDS[0]) -> None:
+        self.video, self.size, self._decode = video, model.input_size, decode
+        self.numbers = transforms.evaluation_frames(num_frames=len(video), num_segments=model.num_segments)
+        self._kept: dict[int, Tensor] = {}  # by segment
+
+    def read(self, segments: Sequence[int]) -> list[Tensor]:
+        """The frames of segments (0..T-1), uint8 [3, S, S] each. Raises one of `READING_ERRORS`."""
+        missing = sorted(set(segments) - self._kept.keys())
+        if missing:
+            frames = self.video.read(self.numbers[missing].tolist())
+            view_of = partial(transforms.evaluation_view, input_size=self.size)
+            if self._decode == "pillow":
+                clip = transforms.pillow_clip(map(Image.fromarray, frames), input_size=self.size, view_of=view_of)
+            else:
+                clip = transforms.fast_clip(frames, num_frames=len(missing), input_size=self.size, view_of=view_of)
+            self._kept.update(zip(missing, clip, strict=True))
+        return [self._kept[segment] for segment in segments]
 
 
 class VideoBatch:
-    """Videos as a `FrameSource`: evaluation's segments and preprocessing; no frame is decoded twice.
+    """Videos as a `FrameSource`.
 
-    decode: as for `VideoDataset`.
+    `broken`: the reason why a video cannot be read, by its number in the batch. The network gets black frames in its
+    place, so that the rest of the batch goes on.
     """
 
-    def __init__(
-        self, videos: Sequence[Video], model: UniAdaFocus, threads: Executor, decode: str = BACKENDS[0]
-    ) -> None:
-        self.videos, self._model, self._threads, self._decode = list(videos), model, threads, decode
-        self._kept: list[dict[int, Tensor]] = [{} for _ in videos]  # uint8 [3, S, S] by segment
+    def __init__(self, readers: Sequence[SegmentReader], threads: Executor) -> None:
+        self.readers, self._threads = readers, threads
+        self.broken: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.videos)
-
-    def frame_numbers(self, video: int) -> np.ndarray:
-        """The frame of each segment, int64 [T], 1..N, ascending; a short video shows some of its frames repeatedly."""
-        segments = self._model.num_segments
-        return transforms.evaluation_frames(num_frames=len(self.videos[video]), num_segments=segments)
+        return len(self.readers)
 
     def fetch(self, videos: Tensor, segments: Tensor) -> Tensor:
-        """See `FrameSource`. Raises BrokenVideos; what was read of the others is kept, for `with_changes`."""
-        wanted = list(zip(videos.tolist(), segments.tolist(), strict=True))
-        reasons = dict(self._threads.map(lambda task: (task[0], self._keep(*task)), wanted))
-        if broken := {video: reason for video, reason in reasons.items() if reason}:
-            raise BrokenVideos(broken)
-        frames = [self._kept[video][segment].permute(1, 2, 0) for video, row in wanted for segment in row]
+        """See `FrameSource`."""
+        found = self._threads.map(self._read, videos.tolist(), segments.tolist())
+        frames = [frame.permute(1, 2, 0) for of_video in found for frame in of_video]
         return torch.stack(frames).permute(0, 3, 1, 2)  # channels last in memory
 
-    def with_changes(self, changes: Mapping[int, Video | None]) -> "VideoBatch":
-        """A batch in which some videos are others, or left out (None); of the rest, what was read is kept."""
-        videos = [changes.get(number, video) for number, video in enumerate(self.videos)]
-        batch = VideoBatch([video for video in videos if video is not None], self._model, self._threads, self._decode)
-        kept = [{} if number in changes else frames for number, frames in enumerate(self._kept)]
-        batch._kept = [frames for frames, video in zip(kept, videos, strict=True) if video is not None]
-        return batch
-
-    def _keep(self, video: int, segments: Sequence[int]) -> str:
-        """Read what is not there yet of a video; returns the reason why that failed, empty where it did not."""
-        kept, size = self._kept[video], self._model.input_size
-        missing = sorted(set(segments) - kept.keys())
-        if not missing:
-            return ""
-        numbers = self.frame_numbers(video)[missing].tolist()
-        view_of = partial(transforms.evaluation_view, input_size=size)
-        try:
-            frames = self.videos[video].read(numbers)
-            if self._decode == "pillow":
-                clip = transforms.pillow_clip(map(Image.fromarray, frames), input_size=size, view_of=view_of)
-            else:
-                clip = transforms.fast_clip(frames, num_frames=len(numbers), input_size=size, view_of=view_of)
-        except READING_ERRORS as error:
-            return reason(error)
-        kept.update(zip(missing, clip, strict=True))
-        return ""
+    def _read(self, video: int, segments: list[int]) -> list[Tensor]:
+        reader = self.readers[video]
+        if video not in self.broken:
+            try:
+                return reader.read(segments)
+            except READING_ERRORS as error:
+                self.broken[video] = reason(error)
+        return [torch.zeros(3, reader.size, reader.size, dtype=torch.uint8)] * len(segments)
 
 
 def reason(error: Exception) -> str:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from ops.predict.predictor import Failure, Outcome, Prediction
 from ops.utils.errors import UserError
@@ -16,6 +18,7 @@ from ops.utils.files import whole_file
 STDOUT = "-"
 _WIDEST_NAME = 60  # characters of a column; longer names push the rest of their line to the right
 CSV_COLUMNS = ("video", "rank", "class", "label", "probability", "patches", "gflops", "seconds", "error")
+CSV_DIGITS = {"probability": 6, "gflops": 4, "seconds": 4}
 
 
 class Table:
@@ -41,30 +44,19 @@ class Table:
 
     def foot(self, outcomes: Sequence[Outcome]) -> str:
         """What all of them took."""
-        predictions, failed = sort_outcomes(outcomes)
-        line = f"{len(predictions)} videos, {len(failed)} failed"
-        if not predictions:
-            return line
-        patches, gflops, seconds = (
-            sum(getattr(prediction, name) for prediction in predictions) / len(predictions)
-            for name in ("patches", "gflops", "seconds")
-        )
-        return f"{line}; on average {patches:.1f} patches, {gflops:.2f} GFLOPs, {seconds:.2f} s"
+        costs = [(each.patches, each.gflops, each.seconds) for each in outcomes if isinstance(each, Prediction)]
+        line = f"{len(costs)} videos, {len(outcomes) - len(costs)} failed"
+        if costs:
+            patches, gflops, seconds = map(fmean, zip(*costs, strict=True))
+            line += f"; on average {patches:.1f} patches, {gflops:.2f} GFLOPs, {seconds:.2f} s"
+        return line
 
     def _line(self, video: str, patches: str, gflops: str, seconds: str, probability: str, name: str) -> str:
         return f"{video:<{self.width}}  {patches:>8}  {gflops:>7}  {seconds:>7}  {probability:>11}  {name}"
 
 
-def sort_outcomes(outcomes: Sequence[Outcome]) -> tuple[list[Prediction], list[Failure]]:
-    """Predictions and failures apart, each in their order."""
-    return (
-        [outcome for outcome in outcomes if isinstance(outcome, Prediction)],
-        [outcome for outcome in outcomes if isinstance(outcome, Failure)],
-    )
-
-
-def as_json(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
-    """A list with an object for each outcome; in names, bytes that are not UTF-8 are lone surrogates (os.fsencode)."""
+def as_objects(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """A plain object for each outcome; in names, bytes that are not UTF-8 are lone surrogates (os.fsencode)."""
     objects = []
     for outcome in outcomes:
         if isinstance(outcome, Failure):
@@ -77,21 +69,25 @@ def as_json(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
         costs = {"patches": outcome.patches, "gflops": round(outcome.gflops, 4), "seconds": round(outcome.seconds, 4)}
         files = {kind: str(path) for kind, path in outcome.files.items()}
         objects.append({"video": str(outcome.path), "predictions": classes, **costs, **files})
-    return (json.dumps(objects, indent=1) + "\n").encode()
+    return objects
+
+
+def as_json(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
+    """The list of `as_objects`."""
+    return (json.dumps(as_objects(outcomes, class_names), indent=1) + "\n").encode()
 
 
 def as_csv(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
-    """`CSV_COLUMNS`; a row for each class told of a video, rank 1 the likeliest, and one for each failure."""
+    """`CSV_COLUMNS`; a row for each class of a video's prediction, rank 1 the likeliest, and one for each failure."""
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(CSV_COLUMNS)
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            rows.writerow([outcome.path, *[""] * (len(CSV_COLUMNS) - 2), outcome.reason])
-            continue
-        costs = [outcome.patches, f"{outcome.gflops:.4f}", f"{outcome.seconds:.4f}", ""]
-        for rank, (label, probability) in enumerate(zip(outcome.labels, outcome.probabilities, strict=True), start=1):
-            rows.writerow([outcome.path, rank, class_names[label], label, f"{probability:.6f}", *costs])
+    rows = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    for item in as_objects(outcomes, class_names):
+        if "error" in item:
+            rows.writerow(item)
+        for rank, likely in enumerate(item.get("predictions", ()), start=1):
+            row = item | likely | {"rank": rank}
+            rows.writerow(row | {name: f"{row[name]:.{digits}f}" for name, digits in CSV_DIGITS.items()})
     return text.getvalue().encode(errors="surrogateescape")
 
 

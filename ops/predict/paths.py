@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,6 @@ def _videos_of(path: Path) -> Iterator[FoundVideo]:
     videos = []
     for folder, files in visible_folders(path):
         videos += [FoundVideo(path / folder / file) for file in files if Path(file).suffix.lower() in ACCEPTED_FORMATS]
-        if template := _frame_template(set(files)):
-            videos.append(FoundVideo(path / folder, template))
+        templates = [template for template in COMMON_TEMPLATES if template.format(1) in files]
+        videos += [FoundVideo(path / folder, template) for template in templates[:1]]
     yield from sorted(videos, key=lambda video: video.path)
-
-
-def _frame_template(files: Collection[str]) -> str | None:
-    """How the frames in a folder are named; None where there is no frame 1."""
-    return next((template for template in COMMON_TEMPLATES if template.format(1) in files), None)

@@ -1,4 +1,4 @@
-"""Videos -> what the network says of them, batch by batch, with early exit where there are thresholds.
+"""Videos -> predictions, batch by batch, with early exit where there are thresholds.
 
 predictor = Predictor(model, thresholds, "confidence")
 for outcome in predictor(ops.predict.paths.find(["clips"])):
@@ -9,29 +9,31 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
 from ops.data.dataset import BACKENDS
-from ops.early_exit.inference import Answer, EarlyExitInference
+from ops.early_exit.inference import EarlyExitInference
 from ops.flops import exit_gflops
-from ops.inference import prepare_for_inference
+from ops.inference import float32_convolutions, prepare_for_inference
 from ops.metrics import ArrayLike
-from ops.predict.batches import READING_ERRORS, BrokenVideos, VideoBatch, reason
+from ops.predict.batches import READING_ERRORS, SegmentReader, VideoBatch, reason
 from ops.predict.paths import FoundVideo
+from ops.report.inspection import Inspection, InspectionTrace
 from ops.utils.errors import UserError
-from ops.utils.float32 import float32_convolutions
-from ops.video.frame_folders import DEFAULT_HEIGHT, FrameSettings
-from ops.video.frames import FrameFolder, Video, VideoFile
+from ops.video.frame_folders import FrameSettings
+from ops.video.frames import FrameFolder, VideoFile
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one video got."""
+    """The prediction for one video."""
 
     path: Path
     labels: list[int]  # the likeliest classes, the likeliest first
@@ -52,17 +54,22 @@ class Failure:
 
 
 Outcome = Prediction | Failure
-# Draws what was seen: model, batch, paths of its videos, answer -> the files of each video by kind, and what failed.
-Illustrate = Callable[[UniAdaFocus, VideoBatch, Sequence[Path], Answer], list[tuple[dict[str, Path], str]]]
+# Draws what was seen in a video: its path, its frames, what the network saw -> files by kind, and what failed or "".
+Illustrate = Callable[[Path, SegmentReader, Inspection], tuple[dict[str, Path], str]]
 
 
 class Predictor:
-    """A network that videos are given to.
+    """Predicts the classes of videos with one network.
 
-    model: in evaluation mode, on its device. thresholds: [F + 1] with their criterion, as `EarlyExitInference` takes
-    them; without them each video gets all F patches. topk: classes to tell of each video, at most all. batch_size:
-    videos at a time. frame_rate, height: of the frames, as for `ops.video_jpg`. decode: as for `VideoDataset`.
-    illustrate: draws what was seen.
+    Args:
+        model: in evaluation mode, on its device.
+        thresholds: [F + 1], as `EarlyExitInference` takes them; without them each video gets all F patches.
+        criterion: of the thresholds.
+        topk: classes of each video in its prediction, at most all.
+        batch_size: videos at a time.
+        settings: of the frames, as for `ops.video_jpg`.
+        decode: as for `VideoDataset`.
+        illustrate: draws what was seen.
     """
 
     def __init__(
@@ -73,8 +80,7 @@ class Predictor:
         *,
         topk: int = 5,
         batch_size: int = 8,
-        frame_rate: float | None = None,
-        height: int = DEFAULT_HEIGHT,
+        settings: FrameSettings = FrameSettings(),
         decode: str = BACKENDS[0],
         illustrate: Illustrate | None = None,
     ) -> None:
@@ -84,7 +90,7 @@ class Predictor:
             thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
         self.inference = EarlyExitInference(self.model, thresholds, criterion)
         self.topk, self.batch_size = min(topk, model.num_classes), batch_size
-        self.frame_rate, self.height, self.decode, self.illustrate = frame_rate, height, decode, illustrate
+        self.settings, self.decode, self.illustrate = settings, decode, illustrate
 
     def __call__(self, videos: Sequence[FoundVideo]) -> Iterator[Outcome]:
         """One outcome for each video, as soon as its batch is done; where pictures failed, one more. Raises UserError
@@ -95,74 +101,53 @@ class Predictor:
                     outcomes = self._batch(videos[first : first + self.batch_size], threads)
                 yield from outcomes
 
-    def _batch(self, found: Sequence[FoundVideo], threads: Executor) -> list[Outcome]:
+    def _batch(self, found: Sequence[FoundVideo], threads: Executor, decode_all: bool = False) -> list[Outcome]:
+        """The outcomes of one batch, in the order of the videos. A damaged file is tried once more by itself, with
+        decode_all: decoded from end to end, as extraction does."""
         started = time.perf_counter()
-        opened = dict(enumerate(threads.map(self._open, found)))
-        outcomes: dict[int, list[Outcome]] = {}
+        readers = list(threads.map(partial(self._open, decode_all=decode_all), found))
+        batch = VideoBatch([reader for reader in readers if isinstance(reader, SegmentReader)], threads)
+        trace = InspectionTrace(self.model) if self.illustrate else None
+        outcomes: list[Outcome] = []
         try:
-            rows, batch, answer = self._answer(found, opened, threads)
+            result = self.inference(batch, trace) if len(batch) else None
             seconds = (time.perf_counter() - started) / len(found)
-            for row, why in opened.items():
-                outcomes[row] = [Failure(found[row].path, why)] if isinstance(why, str) else []
-            paths, drawn = [found[row].path for row in rows], [({}, "")] * len(rows)
-            if self.illustrate and answer is not None:
-                drawn = self.illustrate(self.model, batch, paths, answer)
-            for place, (files, problem) in enumerate(drawn):
-                prediction = self._prediction(batch, answer, place, paths[place], seconds, files)
-                outcomes[rows[place]] = [prediction, *([Failure(paths[place], problem)] if problem else [])]
+            inspections = trace.inspections() if trace and len(batch) else [None] * len(batch)
+            places = iter(range(len(batch)))
+            for video, reader in zip(found, readers, strict=True):
+                if isinstance(reader, Failure):
+                    outcomes.append(reader)
+                    continue
+                place = next(places)
+                if place in batch.broken:
+                    can_try = isinstance(reader.video, VideoFile) and not reader.video.all_decoded
+                    failed = Failure(video.path, batch.broken[place])
+                    outcomes += self._batch([video], threads, decode_all=True) if can_try else [failed]
+                    continue
+                prediction = self._prediction(video.path, result.logits[place], int(result.patches[place]), seconds)
+                files, problem = self.illustrate(video.path, reader, inspections[place]) if trace else ({}, "")
+                outcomes.append(replace(prediction, replaced=reader.video.replaced, files=files))
+                if problem:
+                    outcomes.append(Failure(video.path, problem))
         except torch.OutOfMemoryError as error:
             raise UserError(f"out of GPU memory with --batch_size {self.batch_size}: lower it") from error
         finally:
-            for video in opened.values():
-                if not isinstance(video, str):
-                    video.close()
-        return [outcome for row in sorted(outcomes) for outcome in outcomes[row]]
+            for reader in batch.readers:
+                reader.video.close()
+        return outcomes
 
-    def _answer(
-        self, found: Sequence[FoundVideo], opened: dict[int, Video | str], threads: Executor
-    ) -> tuple[list[int], VideoBatch, Answer | None]:
-        """Run those of the videos that can be read: which they are, as a batch, and its answer, None without any.
+    def _prediction(self, path: Path, logits: Tensor, patches: int, seconds: float) -> Prediction:
+        """Of one video, from its logits [C]."""
+        probabilities, labels = logits.softmax(dim=0).topk(self.topk)
+        return Prediction(path, labels.tolist(), probabilities.tolist(), patches, self.gflops[patches], seconds)
 
-        opened: each video, or why it cannot be read; kept up to date.
-        """
-        rows = [row for row, video in opened.items() if not isinstance(video, str)]
-        batch = VideoBatch([opened[row] for row in rows], self.model, threads, self.decode)
-        while rows:
-            try:
-                return rows, batch, self.inference(batch)
-            except BrokenVideos as broken:
-                changes = {}
-                for place, why in broken.reasons.items():
-                    row = rows[place]
-                    opened[row] = self._second_try(found[row], opened[row], why)
-                    changes[place] = None if isinstance(opened[row], str) else opened[row]
-                batch = batch.with_changes(changes)
-                rows = [row for row in rows if not isinstance(opened[row], str)]
-        return rows, batch, None
-
-    def _open(self, found: FoundVideo, decode_all: bool = False) -> Video | str:
-        """The video, or why it cannot be read."""
+    def _open(self, found: FoundVideo, decode_all: bool = False) -> SegmentReader | Failure:
         try:
             if found.template is not None:
-                return FrameFolder(found.path, found.template, self.decode)
-            threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
-            settings = FrameSettings(height=self.height, frame_rate=self.frame_rate, decoder_threads=threads)
-            return VideoFile(found.path, settings, decode_all)
+                video = FrameFolder(found.path, found.template, self.decode)
+            else:
+                threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
+                video = VideoFile(found.path, replace(self.settings, decoder_threads=threads), decode_all)
         except READING_ERRORS as error:
-            return reason(error)
-
-    def _second_try(self, found: FoundVideo, video: Video, why: str) -> Video | str:
-        """A damaged file anew, decoded from end to end as extraction does; or why that does not help."""
-        video.close()
-        if isinstance(video, VideoFile) and not video.all_decoded:
-            return self._open(found, decode_all=True)
-        return why
-
-    def _prediction(
-        self, batch: VideoBatch, answer: Answer, place: int, path: Path, seconds: float, files: dict[str, Path]
-    ) -> Prediction:
-        probabilities, labels = answer.logits[place].softmax(dim=0).topk(self.topk)
-        patches, replaced = int(answer.patches[place]), batch.videos[place].replaced
-        return Prediction(
-            path, labels.tolist(), probabilities.tolist(), patches, self.gflops[patches], seconds, replaced, files
-        )
+            return Failure(found.path, reason(error))
+        return SegmentReader(video, self.model, self.decode)

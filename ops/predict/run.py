@@ -10,17 +10,17 @@ from dataset_config import read_classes
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
-from ops.early_exit.logits import file_hash
-from ops.early_exit.thresholds import read_thresholds
-from ops.predict.output import STDOUT, Table, as_csv, as_json, check_writable, deliver, sort_outcomes
+from ops.early_exit.thresholds import file_hash, read_thresholds
+from ops.predict.output import STDOUT, Table, as_csv, as_json, check_writable, deliver
 from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Outcome, Predictor
 from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.utils.failure_list import printable
+from ops.video.frame_folders import FrameSettings
 from ops.video.reader import silence_decoders
 
 
-def run(options: argparse.Namespace) -> int:
+def predict(options: argparse.Namespace) -> int:
     """Predict as the options of `predict.py` say. Returns the exit code; wrong input is a UserError."""
     for target in filter(None, (options.json, options.csv)):
         check_writable(target)
@@ -35,7 +35,11 @@ def run(options: argparse.Namespace) -> int:
     table = None
     if STDOUT not in (options.json, options.csv):
         table = Table([video.path for video in videos], class_names, model.num_focus_segments)
-        print(description(options, model, device), table.head(), sep="\n", flush=True)
+        leaving = f"all {model.num_focus_segments} patches of each video"
+        if options.thresholds is not None:
+            leaving = f"early exit at operating point {options.operating_point} of {printable(str(options.thresholds))}"
+        print(f"{printable(str(options.resume))}: {model.num_classes} classes, {leaving}, on {device}")
+        print(table.head(), flush=True)
     outcomes = list(show(predictor, videos, table))
     if table is not None:
         print(table.foot(outcomes))
@@ -43,11 +47,11 @@ def run(options: argparse.Namespace) -> int:
         deliver(as_json(outcomes, class_names), options.json)
     if options.csv is not None:
         deliver(as_csv(outcomes, class_names), options.csv)
-    return EXIT_WITH_FAILURES if sort_outcomes(outcomes)[1] else EXIT_DONE
+    return EXIT_WITH_FAILURES if any(isinstance(outcome, Failure) for outcome in outcomes) else EXIT_DONE
 
 
 def show(predictor: Predictor, videos: Sequence[FoundVideo], table: Table | None) -> Iterator[Outcome]:
-    """Predict, and say what comes out: predictions as rows of the table, failures and warnings on standard error."""
+    """Predict, and print predictions as rows of the table, failures and warnings on standard error."""
     for outcome in predictor(videos):
         name = printable(str(outcome.path))
         if isinstance(outcome, Failure):
@@ -62,7 +66,7 @@ def show(predictor: Predictor, videos: Sequence[FoundVideo], table: Table | None
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of the option, by default the first GPU where there is one. Raises UserError where it is not there."""
+    """The device of the option, by default the first GPU where there is one. Raises UserError where it is absent."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -91,7 +95,7 @@ def read_class_names(options: argparse.Namespace, model: UniAdaFocus) -> tuple[s
 def build_predictor(
     options: argparse.Namespace, model: UniAdaFocus, class_names: Sequence[str], videos: Sequence[FoundVideo]
 ) -> Predictor:
-    """The predictor of the options, with thresholds and pictures where they are asked for."""
+    """The predictor of the options, with early exit and pictures where they are asked for."""
     thresholds, criterion = None, "confidence"
     if options.thresholds is not None:
         checkpoint_hash = file_hash(options.resume)
@@ -108,16 +112,7 @@ def build_predictor(
         criterion,
         topk=options.topk,
         batch_size=options.batch_size,
-        frame_rate=options.frame_rate,
-        height=options.height,
+        settings=FrameSettings(height=options.height, frame_rate=options.frame_rate),
         decode=options.decode,
         illustrate=illustrate,
     )
-
-
-def description(options: argparse.Namespace, model: UniAdaFocus, device: torch.device) -> str:
-    """One line on what runs."""
-    leaving = f"all {model.num_focus_segments} patches of each video"
-    if options.thresholds is not None:
-        leaving = f"early exit at operating point {options.operating_point} of {printable(str(options.thresholds))}"
-    return f"{printable(str(options.resume))}: {model.num_classes} classes, {leaving}, on {device}"

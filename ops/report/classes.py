@@ -6,23 +6,20 @@ many videos it is the likeliest class of; and, where each video has one label, c
 are most often wrongly given, and confused_videos, how many are.
 """
 
-import csv
-import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ops.metrics import mean_average_precision
-from ops.report.style import STYLE, fitted
-from ops.utils.files import whole_file
+from ops.report.files import write_csv
+from ops.report.style import AXES, FONT, fitted, new_figure
 
 SCORES = {"map": "AP", "accuracy": "accuracy"}  # of a class, by metric
 NAMED_CLASSES = 40  # a confusion matrix of more has numbers in place of names
@@ -56,7 +53,12 @@ def class_results(logits: Tensor, labels: Tensor, metric: str, class_names: Sequ
         videos = labels[:, 0].bincount(minlength=classes)
         right = labels[predicted == labels[:, 0], 0].bincount(minlength=classes)
         scores = 100.0 * right.double() / videos  # nan where there is none
-    confused = _confusions(logits, labels) if has_one_label(labels) else [(None, 0)] * classes
+    confused: list[tuple[int | None, int]] = [(None, 0)] * classes
+    if has_one_label(labels):
+        wrong = confusion_matrix(logits, labels)
+        np.fill_diagonal(wrong, 0)
+        # The most frequent wrong class, of equally frequent ones the first.
+        confused = [(int(row.argmax()), int(row.max())) if row.any() else (None, 0) for row in wrong]
     counts = predicted.bincount(minlength=classes)
     return [
         ClassResult(number, name, int(videos[number]), float(scores[number]), int(counts[number]), *confused[number])
@@ -76,26 +78,14 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> np.ndarray:
     return pairs.bincount(minlength=classes * classes).view(classes, classes).numpy()
 
 
-def _confusions(logits: Tensor, labels: Tensor) -> list[tuple[int | None, int]]:
-    """For each class the most frequent wrong one, of equally frequent ones the first, and how many videos it gets."""
-    wrong = confusion_matrix(logits, labels)
-    np.fill_diagonal(wrong, 0)
-    return [(int(row.argmax()), int(row.max())) if row.any() else (None, 0) for row in wrong]
-
-
-def write_per_class(path: Path, results: Iterable[ClassResult], metric: str) -> None:
+def write_per_class(path: Path, results: Sequence[ClassResult], metric: str) -> None:
     """Write the table described above. Raises UserError where that fails."""
-    results = list(results)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "name", "videos", SCORES[metric], "predicted", "confused_with", "confused_videos"])
+    rows = [["class", "name", "videos", SCORES[metric], "predicted", "confused_with", "confused_videos"]]
     for result in results:
-        confused = "" if result.confused_with is None else results[result.confused_with].name
         score = f"{result.score:.4f}" if result.videos else ""
-        counts = (result.predicted, confused, result.confused_videos if confused else "")
-        writer.writerow([result.number, result.name, result.videos, score, *counts])
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode())
+        confused = (results[result.confused_with].name, result.confused_videos) if result.confused_videos else ("", "")
+        rows.append([result.number, result.name, result.videos, score, result.predicted, *confused])
+    write_csv(path, rows)
 
 
 def per_class_table(results: Sequence[ClassResult], metric: str) -> str:
@@ -113,8 +103,7 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     classes = len(matrix)
     named = classes <= NAMED_CLASSES
     side = min(7.0, max(2.5, 0.2 * classes)) if named else 7.0
-    figure = Figure(figsize=(side + 2.2, side + 1.6), dpi=100, layout="compressed")
-    FigureCanvasAgg(figure)
+    figure = new_figure(side + 2.2, side + 1.6, dpi=100, layout="compressed")
     axes = figure.add_subplot()
     videos = matrix.sum(1, keepdims=True)
     shares = np.divide(100.0 * matrix, videos, out=np.full(matrix.shape, np.nan), where=videos > 0)
@@ -122,13 +111,13 @@ def confusion_figure(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     # Pixels, not smoothed: with hundreds of classes a single wrong column must not vanish between its neighbours.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, ticks=[0, 1, 5, 20, 50, 100])
-    bar.set_label("% of the true class's videos", fontsize=STYLE["font"])
-    bar.ax.tick_params(labelsize=STYLE["font"] - 1)
+    bar.set_label("% of the true class's videos", fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT - 1)
     if named:
-        names = [fitted(name, figure, 1.4, STYLE["font"] - 2) for name in class_names]
+        names = [fitted(name, figure, 1.4, FONT - 2) for name in class_names]
         axes.set_xticks(range(classes), names, rotation=90)
         axes.set_yticks(range(classes), names)
-    axes.tick_params(labelsize=STYLE["font"] - 2 if named else STYLE["font"] - 1, color=STYLE["axes"], length=2)
-    axes.set_xlabel("predicted class", fontsize=STYLE["font"])
-    axes.set_ylabel("true class", fontsize=STYLE["font"])
+    axes.tick_params(labelsize=FONT - 2 if named else FONT - 1, color=AXES, length=2)
+    axes.set_xlabel("predicted class", fontsize=FONT)
+    axes.set_ylabel("true class", fontsize=FONT)
     return figure

@@ -1,8 +1,9 @@
-"""Pictures of what the network looked at in one video: a PNG, and the clip itself with the moving patch."""
+"""A clip of what the network looked at in one video: the video itself with the moving patch."""
 
-import contextlib
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -14,10 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from models.spatial_policy import actions_for_all_frames, actions_to_boxes
 from ops.data.transforms import evaluation_view
 from ops.report.inspection import Inspection
-from ops.report.inspection_figure import PATCH, inspection_figure
+from ops.report.inspection_figure import PATCH
 from ops.report.style import drawable, shortened
 from ops.utils.errors import UserError
-from ops.utils.files import whole_file
 
 SHORTEST_SIDE = 360  # smaller clips are enlarged, so that the text has room
 UNSEEN = 0.6  # brightness of what lies outside the square that the network sees
@@ -26,80 +26,51 @@ PALE_RGB = (235, 235, 235)
 _FRACTION_BITS = 4  # of the coordinates that OpenCV draws at
 
 
-def draw_inspection(
-    path: Path,
-    inspection: Inspection,
-    *,
-    title: str,
-    class_names: Sequence[str],
-    truth: Sequence[int] = (),
-    times: Sequence[float] | None = None,
-    unit: str = "s",
-) -> None:
-    """Write `inspection_figure`, whose arguments these are, as PNG. Raises UserError where that fails."""
-    figure = inspection_figure(inspection, title=title, class_names=class_names, truth=truth, times=times, unit=unit)
-    with whole_file(path) as file:
-        figure.savefig(file, format="png")
-
-
 def save_inspection_video(
     path: Path,
     frames: Iterable[np.ndarray],
     num_frames: int,
     frame_rate: float,
     inspection: Inspection,
-    *,
     class_names: Sequence[str],
 ) -> None:
     """Write the clip as MP4 with the patch that the spatial policy chose for each moment, and what was known by then.
 
-    frames: all frames of the video in order (or every so many of them), uint8 RGB [H, W, 3] as decoded, neither cropped
-    nor resized, consumed one by one. num_frames: how many there are; frame k from 0 belongs to segment
-    k * T // num_frames, and what comes after the last counts as the last. frame_rate: of the clip, frames per second.
-    path: ends in .mp4.
+    Args:
+        path: ends in .mp4.
+        frames: all frames of the video in order (or every n-th of them), uint8 RGB [H, W, 3] as decoded, neither
+            cropped nor resized, consumed one by one.
+        num_frames: how many there are; frame k from 0 belongs to segment k * T // num_frames, and what comes after the
+            last counts as the last.
+        frame_rate: of the clip, frames per second.
 
     The box is thick in the segments that were looked at and thin elsewhere; in between it moves as the policy does.
     Below stand the likeliest class and its probability after the patches so far, over a time line with a mark for each.
     What the network never sees is dimmed. The file is there whole or not at all. Raises UserError where there is no
     frame or the clip cannot be written, and what `frames` raises.
     """
-    overlay = _Overlay(inspection, class_names)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    writer = None
+    overlay, written, writer = _Overlay(inspection, class_names), 0, cv2.VideoWriter()
     try:
-        beside.touch()  # says why, where the folder cannot be written
-        for number, frame in enumerate(frames):
-            moment = min((number + 0.5) / num_frames, 1 - 1e-9)
-            picture = overlay.draw(frame, moment)
-            if writer is None:
-                size = picture.shape[1::-1]
-                writer = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*"mp4v"), frame_rate, size)
-                if not writer.isOpened():
-                    raise UserError(f"cannot write {path}: this OpenCV makes no MP4; does the name end in .mp4?")
-            if picture.shape[1::-1] != size:
-                picture = cv2.resize(picture, size)
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        if writer is None:
-            raise UserError(f"cannot write {path}: the video has no frame that can be read")
-        writer.release()
-        _check_complete(beside, number + 1, path)
-        os.replace(beside, path)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            beside = os.path.join(folder, path.name)
+            for written, frame in enumerate(frames, start=1):
+                picture = overlay.draw(frame, min((written - 0.5) / num_frames, 1 - 1e-9))
+                if written == 1:
+                    size = picture.shape[1::-1]
+                    if not writer.open(beside, cv2.VideoWriter_fourcc(*"mp4v"), frame_rate, size):
+                        raise UserError(f"cannot write {path}: this OpenCV makes no MP4; does the name end in .mp4?")
+                writer.write(cv2.cvtColor(cv2.resize(picture, size), cv2.COLOR_RGB2BGR))
+            if not written:
+                raise UserError(f"cannot write {path}: the video has no frame that can be read")
+            writer.release()
+            found = int(cv2.VideoCapture(beside).get(cv2.CAP_PROP_FRAME_COUNT))
+            if found != written:  # OpenCV does not say when the disk is full
+                raise UserError(f"cannot write {path}: {found} of {written} frames arrived; is the disk full?")
+            os.replace(beside, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if writer is not None:
-            writer.release()
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def _check_complete(written: Path, expected: int, path: Path) -> None:
-    """OpenCV does not say when the disk is full."""
-    reader = cv2.VideoCapture(str(written))
-    found = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
-    reader.release()
-    if found != expected:
-        raise UserError(f"cannot write {path}: {found} of {expected} frames arrived; is the disk full?")
+        writer.release()
 
 
 class _Overlay:
@@ -109,66 +80,46 @@ class _Overlay:
         self.inspection, self.class_names = inspection, class_names
         self.input_size = inspection.glance_frames.shape[1]
         actions = actions_for_all_frames(torch.from_numpy(inspection.actions)[None], inspection.num_segments)[0]
-        corner, side = actions_to_boxes(actions, self.input_size)
-        self.boxes = torch.cat([corner, side], dim=-1).numpy()  # [T, 4]: top, left, height, width
-        self._strip: tuple[tuple[int, int], np.ndarray] | None = None  # patches so far and width; the strip
+        corner, side = actions_to_boxes(actions, self.input_size)  # (y, x)
+        self.boxes = torch.cat([corner.flip(-1), (corner + side).flip(-1)], dim=-1).numpy()  # [T, 4]
+        self._strip = lru_cache(maxsize=1)(self._new_strip)
 
     def draw(self, frame: np.ndarray, moment: float) -> np.ndarray:
         """A frame at its place in the video, 0..1 (1 left out) -> RGB with even sides, larger by the strip below."""
         height, width = frame.shape[:2]
         scale = max(1.0, SHORTEST_SIDE / min(height, width))
-        width, height = (2 * round(side * scale / 2) for side in (width, height))
-        picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR) if scale > 1 else frame
-        picture = np.ascontiguousarray(picture[:height, :width])
-        picture = cv2.copyMakeBorder(
-            picture, 0, height - len(picture), 0, width - picture.shape[1], cv2.BORDER_REPLICATE
-        )  # fmt: skip
-        self._dim_unseen(picture)
-        segments = self.inspection.num_segments
-        looked_at = int(moment * segments) in self.inspection.focus_segments
-        place = np.clip(moment * segments - 0.5, 0, segments - 1)
-        box = [np.interp(place, np.arange(segments), self.boxes[:, side]) for side in range(4)]
-        self._draw_box(picture, box, looked_at)
-        return np.concatenate([picture, self._strip_below(width, height, moment)])
-
-    def _dim_unseen(self, picture: np.ndarray) -> None:
-        top, left, bottom, right = (round(edge) for edge in self._to_picture(picture, 0, 0, *[self.input_size] * 2))
-        seen = picture[max(top, 0) : bottom, max(left, 0) : right].copy()
+        width, height = (round(side * scale) // 2 * 2 for side in (width, height))
+        picture = cv2.resize(frame, (width, height)) if scale > 1 else frame[:height, :width].copy()
+        (left, top), (right, bottom) = self._to_picture(picture, [0, 0, self.input_size, self.input_size]).clip(0)
+        seen = picture[top:bottom, left:right].copy()
         np.multiply(picture, UNSEEN, out=picture, casting="unsafe")
-        picture[max(top, 0) : bottom, max(left, 0) : right] = seen
+        picture[top:bottom, left:right] = seen
 
-    def _to_picture(
-        self, picture: np.ndarray, top: float, left: float, height: float, width: float
-    ) -> tuple[float, float, float, float]:
-        """A box in pixels of what the network sees -> top, left, bottom, right in pixels of the picture."""
-        view = evaluation_view(picture.shape[1], picture.shape[0], input_size=self.input_size)
-        x_scale, y_scale = picture.shape[1] / view.size[0], picture.shape[0] / view.size[1]
-        left, top = left + view.corner[0], top + view.corner[1]
-        return top * y_scale, left * x_scale, (top + height) * y_scale, (left + width) * x_scale
-
-    def _draw_box(self, picture: np.ndarray, box: Sequence[float], strong: bool) -> None:
-        top, left, bottom, right = (round(edge * 2**_FRACTION_BITS) for edge in self._to_picture(picture, *box))
-        unit = max(1, round(min(picture.shape[:2]) / 300))
-        layers = [((255, 255, 255), 4 * unit), (PATCH_RGB, 2 * unit)] if strong else [(PALE_RGB, unit)]
+        segments = self.inspection.num_segments
+        place = np.clip(moment * segments - 0.5, 0, segments - 1)
+        box = [np.interp(place, np.arange(segments), self.boxes[:, edge]) for edge in range(4)]
+        corners = self._to_picture(picture, box, 2**_FRACTION_BITS).tolist()
+        unit, layers = max(1, round(min(height, width) / 300)), [(PALE_RGB, 1)]
+        if int(moment * segments) in self.inspection.focus_segments:
+            layers = [((255, 255, 255), 4), (PATCH_RGB, 2)]
         for colour, thickness in layers:
-            cv2.rectangle(picture, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA, _FRACTION_BITS)
+            cv2.rectangle(picture, *corners, colour, thickness * unit, cv2.LINE_AA, _FRACTION_BITS)
 
-    def _strip_below(self, width: int, height: int, moment: float) -> np.ndarray:
-        """White text on black, and the time line with what has passed of it."""
-        patches = int((self.inspection.focus_segments <= int(moment * self.inspection.num_segments)).sum())
-        if self._strip is None or self._strip[0] != (patches, width):
-            self._strip = ((patches, width), self._new_strip(width, height, patches))
-        strip = self._strip[1].copy()
-        strip[: self._line_height(height), : round(moment * width)] |= 96
-        return strip
+        # Below, white text on black, and the time line with what has passed of it.
+        patches = int((self.inspection.focus_segments <= int(moment * segments)).sum())
+        strip = self._strip(width, height, patches).copy()
+        strip[: _line_height(height), : round(moment * width)] |= 96
+        return np.concatenate([picture, strip])
 
-    @staticmethod
-    def _line_height(height: int) -> int:
-        return max(4, height // 90)
+    def _to_picture(self, picture: np.ndarray, box: Sequence[float], parts: int = 1) -> np.ndarray:
+        """Left, top, right, bottom in pixels of what the network sees -> two corners in parts of the picture's."""
+        view = evaluation_view(picture.shape[1], picture.shape[0], input_size=self.input_size)
+        corners = (np.reshape(box, (2, 2)) + view.corner) * np.divide(picture.shape[1::-1], view.size)
+        return (corners * parts).round().astype(int)
 
     def _new_strip(self, width: int, height: int, patches: int) -> np.ndarray:
         inspection = self.inspection
-        line, size = self._line_height(height), max(14, min(height, width) // 22)
+        line, size = _line_height(height), max(14, min(height, width) // 22)
         image = Image.new("RGB", (width, 2 * ((line + 2 * size) // 2)), (0, 0, 0))
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 0, width, line - 1), fill=(60, 60, 60))
@@ -189,3 +140,7 @@ class _Overlay:
         draw.text((size / 2, baseline), name + chance, fill=(255, 255, 255), font=font, anchor="ls")
         draw.text((width - size / 2, baseline), after, fill=(190, 190, 190), font=font, anchor="rs")
         return np.array(image)
+
+
+def _line_height(height: int) -> int:
+    return max(4, height // 90)

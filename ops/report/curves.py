@@ -21,14 +21,12 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ops.losses import LOSS_NAMES
-from ops.report.style import STYLE, fitted
+from ops.report.style import FONT, fitted, new_figure, plain_axes, save_png
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
-from ops.utils.files import whole_file
 
 Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.png"
@@ -47,8 +45,7 @@ def draw_run(folder: Path) -> Path | None:
     records = read_records(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
     if not records:
         return None
-    with whole_file(folder / CURVES_FILE) as file:
-        curves_figure({folder.name: records}).savefig(file, format="png")
+    save_png(folder / CURVES_FILE, curves_figure({folder.name: records}))
     return folder / CURVES_FILE
 
 
@@ -73,19 +70,11 @@ def read_records(path: Path) -> Records:
 
 def curves_figure(runs: Mapping[str, Records]) -> Figure:
     """Losses and metrics over the epochs. One run in full; several by their losses and main metric only."""
-    alone = len(runs) == 1
-    figure = Figure(figsize=(7.2, 5.2 if alone else 2.9 + 0.18 * len(runs)), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    if alone:
-        (name, records), = runs.items()  # fmt: skip
-        figure.suptitle(fitted(name, figure, 6.8, STYLE["font"] + 1), fontsize=STYLE["font"] + 1)
-        _draw_one(figure, records)
-    else:
-        _draw_several(figure, runs)
-    return figure
-
-
-def _draw_one(figure: Figure, records: Records) -> None:
+    if len(runs) > 1:
+        return _several(runs)
+    [(name, records)] = runs.items()
+    figure = new_figure(7.2, 5.2, dpi=200, layout="constrained")
+    figure.suptitle(fitted(name, figure, 6.8, FONT + 1), fontsize=FONT + 1)
     (losses, metrics), (terms, rate) = figure.subplots(2, 2)
     parts = {"training": "train", "validation": "val"}
     _draw(losses, "loss", {name: _series(records, part, "loss") for name, part in parts.items()})
@@ -97,9 +86,11 @@ def _draw_one(figure: Figure, records: Records) -> None:
         line.set(linewidth=2.2, zorder=3)
     rates = [(record["epoch"], record["lr"]) for record in records if "lr" in record]
     _draw(rate, "learning rate", {"learning rate": rates})
+    return figure
 
 
-def _draw_several(figure: Figure, runs: Mapping[str, Records]) -> None:
+def _several(runs: Mapping[str, Records]) -> Figure:
+    figure = new_figure(7.2, 2.9 + 0.18 * len(runs), dpi=200, layout="constrained")
     losses, metrics = figure.subplots(1, 2)
     series = {name: _series(records, "train", "loss") for name, records in runs.items()}
     _draw(losses, "training loss", series, legend=False)
@@ -107,8 +98,9 @@ def _draw_several(figure: Figure, runs: Mapping[str, Records]) -> None:
     shown = sorted({names[0] for names in mains.values() if names})
     series = {name: _series(runs[name], "val", names[0]) if names else [] for name, names in mains.items()}
     _draw(metrics, f"{' or '.join(shown) or 'no metric'} (%), validation", series, legend=False)
-    names = [" " + fitted(name, figure, 6.0, STYLE["font"] - 1) for name in runs]  # a legend leaves "_..." out
-    figure.legend(losses.lines, names, loc="outside lower center", fontsize=STYLE["font"] - 1, frameon=False)
+    names = [" " + fitted(name, figure, 6.0, FONT - 1) for name in runs]  # a legend leaves "_..." out
+    figure.legend(losses.lines, names, loc="outside lower center", fontsize=FONT - 1, frameon=False)
+    return figure
 
 
 def metric_names(records: Records) -> list[str]:
@@ -136,16 +128,12 @@ def _draw(axes: Axes, title: str, series: Mapping[str, Sequence[tuple[int, float
             linestyle=DASHES[number // len(COLOURS) % len(DASHES)], marker="o" if len(points) <= MANY_EPOCHS else None,
             label=name,
         )  # fmt: skip
-    axes.set_title(title, fontsize=STYLE["font"], loc="left")
-    axes.set_xlabel("epoch", fontsize=STYLE["font"] - 1)
+    axes.set_title(title, fontsize=FONT, loc="left")
+    axes.set_xlabel("epoch", fontsize=FONT - 1)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.tick_params(labelsize=STYLE["font"] - 2, color=STYLE["axes"])
-    axes.grid(color=STYLE["grid"], linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(STYLE["axes"])
+    plain_axes(axes, FONT - 2)
     if legend and len(series) > 1:
-        axes.legend(fontsize=STYLE["font"] - 3, framealpha=0.8, edgecolor="none", ncols=1 + (len(series) > 4))
+        axes.legend(fontsize=FONT - 3, framealpha=0.8, edgecolor="none", ncols=1 + (len(series) > 4))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,8 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not runs[str(folder)]:
             raise UserError(f"{folder / METRICS_FILE} has no epoch yet: nothing to draw")
     output = options.output or options.folders[0] / CURVES_FILE
-    with whole_file(output) as file:
-        curves_figure(runs).savefig(file, format="png")
+    save_png(output, curves_figure(runs))
     print(f"done: {output}")
     return EXIT_DONE
 

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ops.report.inspection import Inspection
-from ops.report.style import STYLE, fitted
+from ops.report.style import AXES, fitted, new_figure, plain_axes
 
 # Told apart by colour-blind readers too; the lines have markers and dashes of their own besides.
 PREDICTED, RUNNER_UP, TRUE, PATCH, WEIGHT = "#0072B2", "#777777", "#009E73", "#D55E00", "#56B4E9"
@@ -41,29 +40,27 @@ def inspection_figure(
 ) -> Figure:
     """Draw an inspection, 7.2 inches wide at 300 dots per inch, on a figure of its own.
 
-    title: the video's name, say; class_names: [C]; truth: the classes that the video has, where they are known.
-    times: [T], where in the video the frame of each segment lies, not decreasing, in `unit`; without them the time line
-    counts segments from 1. Names that are too long lose their middle.
+    Args:
+        title: the video's name, say.
+        class_names: [C].
+        truth: the classes that the video has, where they are known.
+        times: [T], where in the video the frame of each segment lies, not decreasing, in `unit`; without them the time
+            line counts segments from 1.
+
+    Names that are too long lose their middle.
     """
     pitch = SPAN / (inspection.num_focus_segments + 1)  # a column for the glance and one for each patch
     glance_side = min(0.95 * SPAN / len(inspection.glance_segments), LARGEST_SIDE)
     focus_side = min(0.94 * pitch, LARGEST_SIDE)
     heights = (0.1, HEADER, 0.28, glance_side, 0.05, WEIGHTS, JOINTS, focus_side, 0.05, focus_side, 0.36, CURVE, 0.4)
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=300)
-    FigureCanvasAgg(figure)
+    figure = new_figure(WIDTH, sum(heights), dpi=300)
     bottoms = sum(heights) - np.cumsum(heights)
 
     def row(number: int, name: str = "") -> Axes:
-        axes = figure.add_axes(
-            (LEFT / WIDTH, bottoms[number] / sum(heights), SPAN / WIDTH, heights[number] / sum(heights))
-        )
-        axes.set_label(name)
-        if name:
-            middle = (bottoms[number] + heights[number] / 2) / sum(heights)
-            figure.text(
-                (LEFT - ROW_NAMES) / WIDTH, middle, name, ha="right", va="center", fontsize=SMALL, color=STYLE["axes"]
-            )
-        return axes
+        bottom, height = bottoms[number] / sum(heights), heights[number] / sum(heights)
+        left, middle = (LEFT - ROW_NAMES) / WIDTH, bottom + height / 2
+        figure.text(left, middle, name, ha="right", va="center", fontsize=SMALL, color=AXES)
+        return figure.add_axes((LEFT / WIDTH, bottom, SPAN / WIDTH, height), label=name)
 
     _draw_answer(figure, inspection, title, class_names, truth, bottoms[1])
     _draw_glance(row(3, "glance"), inspection, glance_side, times, unit)
@@ -96,9 +93,8 @@ def _draw_answer(
         lines.append(f"left after {looked_at} of {there_are} patches" if looked_at else "left after the glance")
     else:
         lines.append(f"looked at all {there_are} patches" if there_are > 1 else "looked at its one patch")
-    figure.text(
-        left / WIDTH, (top - 0.13) / height, fitted(title, figure, room, 10, "bold"), fontsize=10, fontweight="bold"
-    )  # fmt: skip
+    title = fitted(title, figure, room, 10, "bold")
+    figure.text(left / WIDTH, (top - 0.13) / height, title, fontsize=10, fontweight="bold")
     for number, line in enumerate(lines):
         figure.text(left / WIDTH, (top - 0.35 - 0.2 * number) / height, line, fontsize=8)
 
@@ -106,30 +102,21 @@ def _draw_answer(
     left = LEFT + SPAN / 2
     name_width, bars = 1.75, 1.0  # inches
     tall = 0.16 * len(likeliest)
-    axes = figure.add_axes(
-        ((left + name_width) / WIDTH, (top - tall) / height, bars / WIDTH, tall / height), label="classes"
-    )  # fmt: skip
+    area = (left + name_width) / WIDTH, (top - tall) / height, bars / WIDTH, tall / height
+    axes = figure.add_axes(area, label="classes")
     axes.set(xlim=(0, 1), ylim=(len(likeliest) - 0.5, -0.5))
     axes.axis("off")
     for place, class_number in enumerate(likeliest):
-        colour = _colour(int(class_number), place, truth)
-        axes.barh(place, final[class_number], height=0.7, color=colour)
+        colour = TRUE if class_number in truth else RUNNER_UP
+        axes.barh(place, final[class_number], height=0.7, color=colour if place else PREDICTED)
         name = fitted(class_names[class_number], figure, name_width - 0.1, SMALL)
         axes.text(-0.06, place, name, ha="right", va="center", fontsize=SMALL)
         axes.text(final[class_number] + 0.04, place, f"{final[class_number]:.2f}", va="center", fontsize=SMALL)
 
 
-def _colour(class_number: int, place: int, truth: Sequence[int]) -> str:
-    """Of a class that came out as number `place` from 0."""
-    if place == 0:
-        return PREDICTED
-    return TRUE if class_number in truth else RUNNER_UP
-
-
 def _draw_glance(axes: Axes, inspection: Inspection, side: float, times: Sequence[float] | None, unit: str) -> None:
     """The glance frames, each in the middle of its share of the time line, whose scale is above them."""
     segments, share = inspection.num_segments, inspection.num_segments / len(inspection.glance_segments)
-    axes.set(xlim=(0, segments), ylim=(0, 1))
     half = side / SPAN * segments / 2
     for number, frame in enumerate(inspection.glance_frames):
         middle = (number + 0.5) * share
@@ -137,13 +124,13 @@ def _draw_glance(axes: Axes, inspection: Inspection, side: float, times: Sequenc
     axes.set(xlim=(0, segments), ylim=(0, 1), yticks=[])
     axes.xaxis.tick_top()
     axes.spines[["left", "right", "top", "bottom"]].set_visible(False)
-    axes.tick_params(labelsize=SMALL, color=STYLE["axes"], length=2, pad=1)
+    axes.tick_params(labelsize=SMALL, color=AXES, length=2, pad=1)
     places, labels = _time_ticks(segments, times)
     axes.set_xticks(places, labels)
     scale = "segment" if times is None else "time (s)" if unit == "s" else unit
     scale = fitted(scale, axes.figure, LEFT - ROW_NAMES - 0.05, SMALL)
     left, middle = -ROW_NAMES / SPAN * segments, 1 + 0.1 / side
-    axes.text(left, middle, scale, ha="right", va="center", fontsize=SMALL, color=STYLE["axes"])
+    axes.text(left, middle, scale, ha="right", va="center", fontsize=SMALL, color=AXES)
 
 
 def _time_ticks(segments: int, times: Sequence[float] | None) -> tuple[np.ndarray, list[str]]:
@@ -165,12 +152,12 @@ def _draw_weights(axes: Axes, inspection: Inspection) -> None:
     segments, number = inspection.num_segments, len(inspection.frame_weights)
     share = segments / number
     axes.bar((np.arange(number) + 0.5) * share, inspection.frame_weights, width=0.8 * share, color=WEIGHT)
-    axes.axhline(1 / number, color=STYLE["axes"], linewidth=0.6, linestyle=(0, (4, 3)))
+    axes.axhline(1 / number, color=AXES, linewidth=0.6, linestyle=(0, (4, 3)))
     axes.set(xlim=(0, segments), xticks=[])
     largest = float(inspection.frame_weights.max())
     axes.set_ylim(0, 1.12 * max(largest, 1.2 / number))
     axes.set_yticks([0, largest], ["0", f"{largest:.2f}"])
-    _plain_axes(axes)
+    plain_axes(axes, SMALL, grid=None, length=2, pad=2)
 
 
 def _draw_joints(axes: Axes, inspection: Inspection, pitch: float) -> None:
@@ -192,7 +179,6 @@ def _draw_squares(
     boxes: np.ndarray | None = None,
 ) -> None:
     """Pictures in the columns of the patches, with boxes (pixels) on them, and an empty place for each spared one."""
-    axes.set(xlim=(0, SPAN), ylim=(side, 0))
     axes.axis("off")
     for number in range(inspection.num_focus_segments):
         left = pitch * (number + 1.5) - side / 2
@@ -217,18 +203,16 @@ def _draw_curve(axes: Axes, inspection: Inspection, class_names: Sequence[str], 
     order = np.argsort(-final, kind="stable")
     shown = [("predicted", int(order[0]), PREDICTED, "-", "o")]
     if len(order) > 1:
-        is_true = int(order[1]) in truth
-        shown.append(
-            ("true" if is_true else "runner-up", int(order[1]), TRUE if is_true else RUNNER_UP, (0, (4, 2)), "s")
-        )
+        role, colour = ("true", TRUE) if int(order[1]) in truth else ("runner-up", RUNNER_UP)
+        shown.append((role, int(order[1]), colour, (0, (4, 2)), "s"))
     if truth and not set(truth) & {number for _, number, *_ in shown}:
         shown.append(("true", truth[0], TRUE, (0, (1, 1)), "^"))
     steps = np.arange(len(inspection.step_probabilities))
-    for role, number, colour, dashes, marker in reversed(shown):
+    for place, (role, number, colour, dashes, marker) in enumerate(shown):
         name = fitted(class_names[number], axes.figure, 1.2, SMALL)
         axes.plot(
             steps, inspection.step_probabilities[:, number], color=colour, linestyle=dashes, linewidth=1.2,
-            marker=marker, markersize=3, clip_on=False, label=f"{role}: {name}",
+            marker=marker, markersize=3, clip_on=False, label=f"{role}: {name}", zorder=2.2 - place / 10,
         )  # fmt: skip
     exit_step = inspection.exit
     axes.axvline(exit_step, color=PATCH, linewidth=1, ymax=1.0, zorder=1)
@@ -239,18 +223,9 @@ def _draw_curve(axes: Axes, inspection: Inspection, class_names: Sequence[str], 
     stride = max(1, -(-last // 24))
     ticks = [0, *range(stride, last + 1, stride)]
     axes.set_xticks(ticks, ["glance", *map(str, ticks[1:])])
-    axes.set_xlabel("patches looked at", fontsize=SMALL, labelpad=1, color=STYLE["axes"])
-    axes.grid(axis="y", color=STYLE["grid"], linewidth=0.6)
-    axes.set_axisbelow(True)
-    _plain_axes(axes)
-    handles, labels = axes.get_legend_handles_labels()
+    axes.set_xlabel("patches looked at", fontsize=SMALL, labelpad=1, color=AXES)
+    plain_axes(axes, SMALL, grid="y", length=2, pad=2)
     axes.legend(
-        handles[::-1], labels[::-1], loc="lower right", bbox_to_anchor=(1, 1.14), ncols=len(shown), fontsize=SMALL,
-        frameon=False, borderaxespad=0, handlelength=2.4, columnspacing=1.2,
+        loc="lower right", bbox_to_anchor=(1, 1.14), ncols=len(shown), fontsize=SMALL, frameon=False, borderaxespad=0,
+        handlelength=2.4, columnspacing=1.2,
     )  # fmt: skip
-
-
-def _plain_axes(axes: Axes) -> None:
-    axes.tick_params(labelsize=SMALL, color=STYLE["axes"], length=2, pad=2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(STYLE["axes"])

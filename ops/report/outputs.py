@@ -1,10 +1,9 @@
 """What an evaluation leaves beside its metrics: pictures and tables in TensorBoard while training, files afterwards."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
 from models.spatial_policy import actions_to_boxes
 from models.uni_adafocus import UniAdaFocus
@@ -12,19 +11,16 @@ from ops.data.dataset import VideoDataset
 from ops.data.sources import FolderFrames
 from ops.data.transforms import evaluation_frames
 from ops.engine import Evaluated
-from ops.report.classes import (
-    class_results,
-    confusion_figure,
-    confusion_matrix,
-    has_one_label,
-    per_class_table,
-    write_per_class,
-)
+from ops.inference import prepare_for_inference
+from ops.report import classes
 from ops.report.curves import METRICS_FILE, draw_run
 from ops.report.inspection import inspect_videos
 from ops.report.inspection_figure import inspection_figure
+from ops.utils import distributed
 from ops.utils.logger import RunLogger
+from ops.utils.session import Run
 
+COMPARED = 8  # videos whose predictions below float32 are compared with float32's
 PICTURES = 3  # videos shown at every evaluation, always the same
 DOTS_PER_INCH = 110  # of their pictures, which stay in the event file for every evaluation
 THREADS = 4  # that decode their frames
@@ -33,7 +29,7 @@ THREADS = 4  # that decode their frames
 def show_in_tensorboard(
     logger: RunLogger, model: UniAdaFocus, dataset: VideoDataset, evaluated: Evaluated, epoch: int
 ) -> None:
-    """Add to TensorBoard, on the main process, what the policies choose and what comes of it.
+    """Add to TensorBoard, on the main process, the choices of the policies and the results of each class.
 
     inspection/*: a few videos, evenly spread over the split. patches/*: histograms over all videos and glance frames of
     the patches' centres and sides, in pixels of the frame; frames/weight: of the frame weights. classes/per_class: a
@@ -57,26 +53,43 @@ def show_in_tensorboard(
         )
         figure.set_dpi(DOTS_PER_INCH)
         logger.figure(f"inspection/{number}", figure, epoch)
-    for name, values in _policy_values(evaluated, model.input_size):
-        logger.histogram(name, values.numpy(), epoch)
-    results = class_results(evaluated.logits, labels, dataset.config.metric, names)
-    logger.text("classes/per_class", per_class_table(results, dataset.config.metric), epoch)
-    if has_one_label(labels):
-        logger.figure("classes/confusion", confusion_figure(confusion_matrix(evaluated.logits, labels), names), epoch)
+    corner, side = actions_to_boxes(evaluated.actions, model.input_size)  # [N, G, 2] each
+    for place, axis, length in ((0, "y", "height"), (1, "x", "width")):
+        centre = corner[..., place] + side[..., place] / 2
+        logger.histogram(f"patches/centre_{axis}", centre.numpy(), epoch)
+        logger.histogram(f"patches/{length}", side[..., place].numpy(), epoch)
+    logger.histogram("frames/weight", evaluated.frame_weights.numpy(), epoch)
+    results = classes.class_results(evaluated.logits, labels, dataset.config.metric, names)
+    logger.text("classes/per_class", classes.per_class_table(results, dataset.config.metric), epoch)
+    if classes.has_one_label(labels):
+        confusions = classes.confusion_matrix(evaluated.logits, labels)
+        logger.figure("classes/confusion", classes.confusion_figure(confusions, names), epoch)
+
+
+@distributed.fail_together()
+def report_precision(run: Run, model: UniAdaFocus, dataset: VideoDataset) -> None:
+    """With an `--eval_precision` below float32, log how far the predictions of a few videos are from those in float32.
+
+    model: in evaluation mode, not prepared for inference. Raises UserError for a video that cannot be read.
+    """
+    precision = run.options.eval_precision
+    if precision == "float32" or not distributed.is_main_process():
+        return
+    rows = spread_rows(len(dataset), COMPARED)
+    frames = torch.stack([dataset[row][0] for row in rows]).to(run.device)
+    dataset.reset_replaced()  # the evaluation has counted these frames
+    with torch.inference_mode():
+        lower, full = (prepare_for_inference(model, name)(frames).logits.softmax(1) for name in (precision, "float32"))
+    same = int((lower.argmax(1) == full.argmax(1)).sum())
+    run.log.line(
+        f"{precision}: {same} of {len(rows)} videos with the first class of float32, "
+        f"probabilities at most {(lower - full).abs().max():.3f} apart"
+    )
 
 
 def spread_rows(videos: int, number: int) -> list[int]:
     """That many rows, or as many as there are, evenly spread over a split."""
     return sorted({(2 * place + 1) * videos // (2 * number) for place in range(number)})
-
-
-def _policy_values(evaluated: Evaluated, input_size: int) -> Iterator[tuple[str, Tensor]]:
-    corner, side = actions_to_boxes(evaluated.actions, input_size)  # [N, G, 2] each
-    centre = corner + side / 2
-    for place, axis, length in ((0, "y", "height"), (1, "x", "width")):
-        yield f"patches/centre_{axis}", centre[..., place]
-        yield f"patches/{length}", side[..., place]
-    yield "frames/weight", evaluated.frame_weights
 
 
 def write_files(logger: RunLogger, dataset: VideoDataset, evaluated: Evaluated, checkpoint: Path) -> None:
@@ -86,14 +99,11 @@ def write_files(logger: RunLogger, dataset: VideoDataset, evaluated: Evaluated, 
     Raises UserError where a file cannot be written.
     """
     at_home = checkpoint.resolve().parent == logger.folder.resolve()
+    holds_a_run = (logger.folder / METRICS_FILE).exists() or any(logger.folder.glob("ckpt*.pth.tar"))
     name = "per_class.csv"
-    if not at_home and _holds_a_run(logger.folder):
+    if holds_a_run and not at_home:
         name = f"per_class_of_{checkpoint.name.removesuffix('.tar').removesuffix('.pth')}.csv"
-    results = class_results(evaluated.logits, dataset.labels, dataset.config.metric, dataset.config.classes)
-    write_per_class(logger.folder / name, results, dataset.config.metric)
+    results = classes.class_results(evaluated.logits, dataset.labels, dataset.config.metric, dataset.config.classes)
+    classes.write_per_class(logger.folder / name, results, dataset.config.metric)
     curves = draw_run(logger.folder) if at_home else None
     logger.line(f"Each class: {logger.folder / name}" + (f"; curves of the run: {curves}" if curves else ""))
-
-
-def _holds_a_run(folder: Path) -> bool:
-    return (folder / METRICS_FILE).exists() or any(folder.glob("ckpt*.pth.tar"))

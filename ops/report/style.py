@@ -1,20 +1,49 @@
 """One style for all pictures, and their text: names come from files, so they may hold anything, of any length."""
 
+from bisect import bisect
 from collections.abc import Callable
-from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-STYLE = {"font": 9, "axes": "#444444", "grid": "#dddddd"}  # font size in points, and colours
+from ops.utils.files import whole_file
+
+FONT, AXES, GRID = 9, "#444444", "#dddddd"  # size in points, and colours
 UNKNOWN = "\N{WHITE SQUARE}"  # stands for a character that the font does not have
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
+def new_figure(width: float, height: float, dpi: float, layout: str | None = None) -> Figure:
+    """An empty figure, in inches: no window, no global state."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain_axes(axes: Axes, size: float, grid: str | None = "both", **ticks: Any) -> None:
+    """Axes on the left and below only. size: of their numbers, points; grid: "both", "y" or None; ticks: as for `tick_params`."""
+    axes.tick_params(labelsize=size, color=AXES, **ticks)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(AXES)
+    if grid:
+        axes.grid(axis=grid, color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def save_png(path: Path, figure: Figure) -> None:
+    """Write the figure. Raises UserError where that fails."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png")
+
+
 def drawable(text: str) -> str:
     """The text in one line, with a square for each character that the font does not have."""
-    known = _known_characters()
-    return "".join(c if ord(c) in known else UNKNOWN for c in " ".join(text.split()))
+    font = get_font(findfont(FontProperties()))
+    return "".join(c if font.get_char_index(ord(c)) else UNKNOWN for c in " ".join(text.split()))
 
 
 def plain(text: str) -> str:
@@ -24,13 +53,14 @@ def plain(text: str) -> str:
 
 def shortened(text: str, fits: Callable[[str], bool]) -> str:
     """The text, or where it does not fit, as much of its beginning and end as does, around an ellipsis."""
+
+    def without_middle(stay: int) -> str:
+        head = (stay + 1) // 2
+        return text[:head].rstrip() + ELLIPSIS + text[len(text) - (stay - head) :].lstrip()
+
     if fits(text):
         return text
-    low, high = 0, len(text) - 1  # how many characters stay: `low` fit, or none do; more than `high` do not
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(_without_middle(text, middle)) else (low, middle - 1)
-    return _without_middle(text, low)
+    return without_middle(bisect(range(1, len(text)), False, key=lambda stay: not fits(without_middle(stay))))
 
 
 def fitted(text: str, figure: Figure, inches: float, size: float, weight: str = "normal") -> str:
@@ -42,13 +72,3 @@ def fitted(text: str, figure: Figure, inches: float, size: float, weight: str = 
         return renderer.get_text_width_height_descent(candidate, font, False)[0] <= inches * figure.dpi
 
     return plain(shortened(drawable(text), fits))
-
-
-def _without_middle(text: str, stay: int) -> str:
-    head = (stay + 1) // 2
-    return text[:head].rstrip() + ELLIPSIS + text[len(text) - (stay - head) :].lstrip()
-
-
-@lru_cache(maxsize=1)
-def _known_characters() -> frozenset[int]:
-    return frozenset(get_font(findfont(FontProperties())).get_charmap())

@@ -16,11 +16,10 @@ is there for part of the time, stands in DATA_DIR/truth.json, so that one can se
                     "boxes": {"9": [left, top, right, bottom], ...}}, ...}
 
 in pixels of a frame (right and bottom just outside the badge) and frame numbers from 1. `ops.toy.scene` draws the
-videos. A folder is made once and then reused; `--remake` makes it anew with other settings.
+videos. A folder is made once and then reused; `--remake` makes it again with other settings.
 """
 
 import argparse
-import contextlib
 import fcntl
 import json
 import shutil
@@ -35,7 +34,7 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataset_config import BUILT_IN, FRAMES_FOLDER
-from ops.toy.scene import CLASS_NAMES, ToyVideo, draw_video
+from ops.toy.scene import CLASS_NAMES, draw_video
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.processes import run_jobs
 from ops.video.extraction import extract_videos
@@ -94,18 +93,28 @@ def make_toy_dataset(
 
     settings: None reuses a complete folder whatever its settings, and makes one with the defaults where there is none.
     remake: replace what this program made there before. workers: processes that share the work.
-    A folder left half-made, or that lost a video, is made anew with the settings it had; a failure leaves nothing but
+    A folder left half-made, or that lost a video, is made again with the settings it had; a failure leaves nothing but
     the settings file, which says so. Another process that makes the same folder is waited for.
     Raises UserError where `data_dir` holds something else, or the data set with other settings and not `remake`, or
     where the videos cannot be written.
     """
-    _refuse_foreign_folder(data_dir)
+    if data_dir.exists() and not data_dir.is_dir():
+        raise UserError(f"{data_dir}: is not a folder; choose another --data_dir for the toy data set")
+    if data_dir.is_dir() and any(data_dir.iterdir()) and not (data_dir / SETTINGS_FILE).is_file():
+        raise UserError(f"{data_dir}: it holds something else than the toy data set; choose another --data_dir")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with _only_process_here(data_dir / SETTINGS_FILE):
+        with (data_dir / SETTINGS_FILE).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             made_with, is_whole = _recorded_settings(data_dir)
             if is_whole and not remake:
-                _check_same(data_dir, made_with, settings)
+                before, after = asdict(made_with), asdict(settings or made_with)
+                changes = [
+                    f"{name} {before[name]}, not {after[name]}" for name in before if before[name] != after[name]
+                ]
+                if changes:
+                    advice = "add --remake, or choose another --data_dir"
+                    raise UserError(f"{data_dir}: was made with {'; '.join(changes)}; {advice}")
                 return False
             _clear(data_dir)
             try:
@@ -119,14 +128,15 @@ def make_toy_dataset(
 
 
 def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
-    _write_json(data_dir / SETTINGS_FILE, {"complete": False, "settings": asdict(settings)})
+    settings_file, described = data_dir / SETTINGS_FILE, {"settings": asdict(settings)}
+    settings_file.write_text(json.dumps({"complete": False} | described) + "\n")
     videos_folder = data_dir / VIDEOS_FOLDER
     videos_folder.mkdir()
     jobs = [(videos_folder / f"{name}.mp4", label, seed, settings) for name, label, seed in settings.videos()]
     boxes = {}
     for (path, *_), result in run_jobs(_draw, jobs, workers, lambda amount: None, prepare_worker):
         if isinstance(result, str):
-            raise UserError(result if result.startswith(str(path)) else f"{path}: {result}")
+            raise UserError(f"{path}: {result}")
         boxes[path.stem] = result
     truth, rows = {}, {split: [] for split in SPLITS}
     for name, label, _ in settings.videos():
@@ -143,48 +153,25 @@ def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
         if len(list((frames_root / name).glob("*.jpg"))) != settings.frames:
             reason = dict(summary.failed).get(f"{name}.mp4", f"not {settings.frames} frames")
             raise UserError(f"{videos_folder / name}.mp4: the video just written cannot be read back ({reason})")
-    _write_json(data_dir / TRUTH_FILE, truth)
-    _write_lines(data_dir / CLASS_FILE, settings.classes)
-    _write_lines(data_dir / TRAIN_FILE, rows["train"])
-    _write_lines(data_dir / VAL_FILE, rows["val"])
-    _write_json(data_dir / SETTINGS_FILE, {"complete": True, "settings": asdict(settings)})
+    (data_dir / TRUTH_FILE).write_text(json.dumps(truth) + "\n")
+    for name, lines in ((CLASS_FILE, settings.classes), (TRAIN_FILE, rows["train"]), (VAL_FILE, rows["val"])):
+        (data_dir / name).write_text("".join(f"{line}\n" for line in lines))
+    settings_file.write_text(json.dumps({"complete": True} | described) + "\n")
 
 
 def _draw(job: tuple[Path, int, tuple[int, int, int], ToySettings], report: Callable[[int], None]) -> dict | str:
     """Draw the video of (file, label, seed, settings) and write it: where its badge is, or why that failed."""
     path, label, seed, settings = job
     video = draw_video(label, seed, frames=settings.frames, height=settings.height, width=settings.width)
-    try:
-        _write_video(path, video)
-    except UserError as error:
-        return str(error)
-    return video.boxes
-
-
-def _write_video(path: Path, video: ToyVideo) -> None:
-    height, width = video.frames.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), _FRAME_RATE, (width, height))
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*"mp4v"), _FRAME_RATE, (settings.width, settings.height)
+    )  # fmt: skip
     if not writer.isOpened():
-        raise UserError(f"{path}: OpenCV cannot write MPEG-4 video here; install opencv-python with its FFmpeg")
+        return "OpenCV cannot write MPEG-4 video here; install opencv-python with its FFmpeg"
     for frame in video.frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
-
-
-def _refuse_foreign_folder(data_dir: Path) -> None:
-    if data_dir.exists() and not data_dir.is_dir():
-        raise UserError(f"{data_dir}: is not a folder; choose another --data_dir for the toy data set")
-    if data_dir.is_dir() and any(data_dir.iterdir()) and not (data_dir / SETTINGS_FILE).is_file():
-        raise UserError(
-            f"{data_dir}: this folder holds something else than the toy data set; choose another --data_dir"
-        )
-
-
-@contextlib.contextmanager
-def _only_process_here(settings_file: Path) -> Iterator[None]:
-    with settings_file.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return video.boxes
 
 
 def _recorded_settings(data_dir: Path) -> tuple[ToySettings | None, bool]:
@@ -200,16 +187,6 @@ def _recorded_settings(data_dir: Path) -> tuple[ToySettings | None, bool]:
     return settings, complete and files_are_there and videos_are_there
 
 
-def _check_same(data_dir: Path, made_with: ToySettings, wanted: ToySettings | None) -> None:
-    before = asdict(made_with)
-    after = before if wanted is None else asdict(wanted)
-    differences = [f"{name} {before[name]}, not {after[name]}" for name in before if before[name] != after[name]]
-    if differences:
-        raise UserError(
-            f"{data_dir}: was made with {'; '.join(differences)}; add --remake, or choose another --data_dir"
-        )
-
-
 def _clear(data_dir: Path) -> None:
     """Remove what this program makes, and nothing else."""
     for name in (VIDEOS_FOLDER, FRAMES_FOLDER):
@@ -217,14 +194,6 @@ def _clear(data_dir: Path) -> None:
             shutil.rmtree(data_dir / name)
     for name in (CLASS_FILE, TRAIN_FILE, VAL_FILE, TRUTH_FILE):
         (data_dir / name).unlink(missing_ok=True)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content) + "\n")
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ the checkpoint.
 """
 
 import argparse
-import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,10 +34,10 @@ from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import EvaluationBatches, build_loader
+from ops.report.files import write_json
 from ops.toy.truth import ToyTruth
 from ops.utils import distributed
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
-from ops.utils.files import whole_file
 
 Report = dict[str, dict[str, float]]
 DRAWS = 20  # of what is random; they cost little, since the network glances only once
@@ -58,28 +58,24 @@ def policy_report(
     Raises UserError for a video that cannot be read.
     """
     model.eval()
-    found: dict[str, dict[str, list[Tensor]]] = {
-        "in_span": {name: [] for name in FRAME_POLICIES},
-        "covered": {name: [] for name in PATCHES},
-        "patch_area": {name: [] for name in PATCHES},
-    }
+    found = {table: defaultdict(list) for table in ("in_span", "covered", "patch_area")}
     for frames, _, videos in build_loader(dataset, EvaluationBatches(len(dataset), BATCH_SIZE), workers, device):
         learned = model.decide(model.glance(frames.to(device)))
         in_span = torch.stack([truth.in_span(video) for video in videos.tolist()]).to(device)  # [B, T]
         boxes = torch.stack([truth.boxes(video) for video in videos.tolist()]).to(device)  # [B, T, 4]
         boxes = boxes.gather(1, learned.focus_indices.unsqueeze(-1).expand(-1, -1, 4))  # [B, F, 4]
         visible = area(boxes) > 0  # [B, F]
-        for name, values in found["in_span"].items():
+        for name in FRAME_POLICIES:
             for draw in range(DRAWS if name == "random" else 1):
                 decision = decide_otherwise(model, learned, videos, Policies(frames=name, draw=draw))
-                values.append(in_span.gather(1, decision.focus_indices).float().flatten())
-        for name, values in found["covered"].items():
+                found["in_span"][name].append(in_span.gather(1, decision.focus_indices).float().flatten())
+        for name in PATCHES:
             for draw in range(DRAWS if name.startswith("random") else 1):
                 patches = patches_of(model, learned, videos, name, draw)
-                values.append((area(intersection(boxes, patches)) / area(boxes))[visible])
+                found["covered"][name].append((area(intersection(boxes, patches)) / area(boxes))[visible])
                 found["patch_area"][name].append(area(patches).flatten() / model.input_size**2)
     report = {
-        table: {name: 100 * mean(torch.cat(values)) for name, values in columns.items()}
+        table: {name: 100 * float(torch.cat(values).mean().nan_to_num()) for name, values in columns.items()}
         for table, columns in found.items()
     }
     counts = {"videos": len(dataset), "focus_frames": len(dataset) * model.num_focus_segments}
@@ -105,11 +101,6 @@ def intersection(boxes: Tensor, others: Tensor) -> Tensor:
 def area(boxes: Tensor) -> Tensor:
     """Boxes [..., 4] -> square pixels [...], 0 where right or bottom is not beyond left or top."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
-
-
-def mean(values: Tensor) -> float:
-    """The mean of the numbers, 0 of none."""
-    return float(values.mean()) if len(values) else 0.0
 
 
 def report_lines(report: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
@@ -144,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with distributed.process_group() as device:
         report = policy_report(model.to(device), dataset, ToyTruth(dataset), device, options["workers"])
     if given.json:
-        with whole_file(given.json) as file:
-            file.write((json.dumps(report, indent=1) + "\n").encode())
+        write_json(given.json, report)
     print(*report_lines(report), sep="\n")
     return EXIT_DONE
 

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 230), "yellow": (235, 215, 30)}
-PATTERNS = ("stripes", "rings", "checks")
 # Short lists of classes need both the colour and the pattern to be told apart, too.
 CLASSES = (
     *(("red", "stripes"), ("green", "stripes"), ("blue", "stripes"), ("red", "rings"), ("green", "rings")),

@@ -28,13 +28,10 @@ class ToyTruth:
             truth = json.loads(path.read_bytes())
             self.videos = [truth[name] for name in dataset.video_names()]
         except OSError as error:
-            raise UserError(
-                f"cannot read {path}: {error.strerror}; only the toy data set knows what decides"
-            ) from error
-        except KeyError as error:
-            raise UserError(f"{path} does not know video {error}; make the toy data set anew with --remake") from error
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); make the toy data set anew with --remake") from error
+            raise UserError(f"cannot read {path}: {error.strerror}; only toy data know what decides") from error
+        except (KeyError, ValueError) as error:
+            problem = f"does not know video {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
+            raise UserError(f"{path} {problem}; make the toy data set again with --remake") from error
 
     def in_span(self, video: int) -> Tensor:
         """Which of the T segments of a video show a frame between the badge's first and last: bool [T]."""

@@ -110,18 +110,12 @@ def main_process_first() -> Iterator[None]:
 
     A UserError of the main process is raised in all of them, so that none is left waiting.
     """
-    if is_main_process():
-        with _tell_others():
-            yield
+    if not is_main_process():
+        message = broadcast_object(None)
+        if message is not None:
+            raise UserError(message, silent=True)
+        yield
         return
-    message = broadcast_object(None)
-    if message is not None:
-        raise UserError(message, silent=True)
-    yield
-
-
-@contextlib.contextmanager
-def _tell_others() -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -153,13 +147,6 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
-
-
-def largest_over_processes(value: Tensor) -> Tensor:
-    """The element-wise maximum over all processes; on one process the tensor itself."""
-    if world_size() > 1:
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return value
 
 
 def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor | None:

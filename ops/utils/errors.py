@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 
-from ops.utils.waiting import wait_briefly
-
 EXIT_DONE = 0
 EXIT_WITH_FAILURES = 1
 EXIT_WRONG_INPUT = 2
@@ -39,6 +37,17 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def wait_briefly() -> None:
+    """Let PyTorch's threads on the CPU look for more work for microseconds, then give their core away.
+
+    To be called before torch is loaded, so nothing here imports it. As PyTorch has it threads look for milliseconds,
+    which makes a step many times slower where other programs want the cores; where they sleep at once, waking them
+    makes a single patch take a third longer (benchmarks/README.md). What the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # sleep at once: all that Intel's OpenMP can be told
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # and GNU's, after so many looks
+
+
 def run_entry(main: Callable[[], int | None]) -> None:
     """Run an entry script's `main` and leave with its exit code; a `UserError` becomes one line and exit code 2."""
     wait_briefly()  # `main` loads torch, which reads it
@@ -52,6 +61,7 @@ def run_entry(main: Callable[[], int | None]) -> None:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
-        print("error: whoever read the output has gone; send it to a file to keep it", file=sys.stderr, flush=True)
+        message = "error: the program that read the output has ended; redirect the output to a file to keep it"
+        print(message, file=sys.stderr, flush=True)
         code = EXIT_WITH_FAILURES
     sys.exit(code or EXIT_DONE)

@@ -1,10 +1,11 @@
 """failed.txt: which videos could not be turned into frames, or not well, and why. One line each: name, tab, reason."""
 
-import os
 import sys
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
+
+from ops.utils.errors import UserError
+from ops.utils.files import whole_file
 
 FAILED_FILE = "failed.txt"
 
@@ -16,7 +17,6 @@ def write_failures(target: Path, failed: Sequence[tuple[str, str]], settled: Col
     share the work. A tab, line break or backslash in a name is written with a backslash.
     """
     path = target / FAILED_FILE
-    beside = target / f".{FAILED_FILE}.{os.getpid()}"
     settled = set(map(escape, settled))
     lines = {}
     try:
@@ -29,13 +29,10 @@ def write_failures(target: Path, failed: Sequence[tuple[str, str]], settled: Col
         if not lines:
             path.unlink(missing_ok=True)
             return
-        text = "".join(f"{lines[name]}\n" for name in sorted(lines))
-        beside.write_bytes(text.encode(errors="surrogateescape"))
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        print(f"warning: {path}: cannot be written ({error.strerror})", file=sys.stderr)
+        with whole_file(path) as file:
+            file.write("".join(f"{lines[name]}\n" for name in sorted(lines)).encode(errors="surrogateescape"))
+    except (OSError, UserError) as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def listed(target: Path, beginnings: tuple[str, ...]) -> set[str]:

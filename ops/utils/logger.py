@@ -8,11 +8,13 @@ events.*       TensorBoard: every loss term, learning rate, speed and metric, an
 Only the main process prints and writes; the others have a logger that does nothing.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ops.utils.errors import UserError
+from ops.utils.files import whole_file
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
@@ -36,13 +39,18 @@ class RunLogger:
 
     def __init__(self, folder: Path, active: bool = True) -> None:
         self.folder, self.active = Path(folder), active
-        self.first_epoch, self.log_name = 0, "log.csv"
+        self.first_epoch: int | None = None
+        self.log_name = "log.csv"
         self._early_lines: list[str] | None = []  # until the folder may be written to; then None
         self._writer = None
         self._on_terminal = active and sys.stderr.isatty()
 
-    def open(self, log_name: str = "log.csv", first_epoch: int = 0) -> None:
-        """Make the folder, and write the lines so far to its log file `log_name`; `first_epoch` is this run's."""
+    def open(self, log_name: str = "log.csv", first_epoch: int | None = None) -> None:
+        """Make the folder, and write the lines so far to its log file `log_name`.
+
+        first_epoch: of a training; TensorBoard then hides what the folder has of this epoch and later ones. None: of
+        no training, and everything stays.
+        """
         self.log_name, self.first_epoch = log_name, first_epoch
         if not self.active:
             return
@@ -86,9 +94,8 @@ class RunLogger:
         with _writable(self.folder):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < epoch]
-            beside = path.with_name(".metrics.jsonl")
-            beside.write_text("".join(kept), encoding="utf-8")
-            os.replace(beside, path)
+            with whole_file(path) as file:
+                file.write("".join(kept).encode())
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add values to TensorBoard under prefix/name."""
@@ -151,18 +158,13 @@ def _quiet_about_tensorboard(error: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(error)
 
 
-class _writable:
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
     """Turn a failure to write into one line that names the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write logs to {self.folder}: {error.strerror or error} (--root_log)") from error
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write logs to {folder}: {error.strerror or error} (--root_log)") from error
 
 
 def set_earlier_run_aside(folder: Path) -> Path | None:
@@ -170,10 +172,8 @@ def set_earlier_run_aside(folder: Path) -> Path | None:
     found = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
     if not any(path.name != "args.txt" for path in found):
         return None
-    number = 1
-    while (folder / f"earlier_{number}").exists():
-        number += 1
-    aside = folder / f"earlier_{number}"
+    names = (folder / f"earlier_{number}" for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
     with _writable(folder):
         aside.mkdir()
         for path in found:

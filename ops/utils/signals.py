@@ -3,13 +3,16 @@
 import os
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 
 import torch
+import torch.distributed as dist
 
 from ops.utils import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SECONDS = 2.0  # in which a second signal is the first again: torchrun passes on what Slurm has sent to all
 
 
 class Stopped(Exception):
@@ -21,10 +24,11 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Within its `with` block the first signal is remembered, and a second one ends the process at once."""
+    """Within its `with` block the first signal is remembered, and a later one ends the process at once."""
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -37,14 +41,17 @@ class StopRequest:
 
     def agreed(self) -> int:
         """The signal that any process has received, 0 for none: the same answer on all of them, at the same step."""
-        if distributed.world_size() == 1:
-            return self.signal_number
-        return int(distributed.largest_over_processes(torch.tensor(self.signal_number)))
+        largest = torch.tensor(self.signal_number)
+        if distributed.world_size() > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:
-            os._exit(128 + number)
-        self.signal_number = number
+            if time.monotonic() - self._since > SAME_SECONDS:
+                os._exit(128 + number)
+            return
+        self.signal_number, self._since = number, time.monotonic()
         if distributed.is_main_process():
             name = signal.Signals(number).name
             print(f"{name}: finishing this step, saving, leaving; a second one leaves at once", file=sys.stderr)

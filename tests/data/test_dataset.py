@@ -1,8 +1,11 @@
 """Clips from frame folders: what an item holds, what it depends on, and what happens to bad frames."""
 
 import io
+import os
 import shutil
+import signal
 import struct
+import time
 from functools import cache
 from pathlib import Path
 
@@ -196,10 +199,9 @@ def test_a_bad_frame_is_replaced_by_the_nearest_good_one_and_counted(numbered, d
     for number in (5, 6):
         DAMAGE[damage](frame_path(numbered, "b", number))
     assert shown(data[0][0]) == EVALUATED
-    assert data.replaced_names() == []
+    assert data.replaced_frames.tolist() == [0, 0]
     assert shown(data[1][0]) == [2, 4, 7, 8, 10, 12]
     assert data.replaced_frames.tolist() == [0, 1]
-    assert data.replaced_names() == ["b"]
     data.reset_replaced()
     assert data.replaced_frames.tolist() == [0, 0]
 
@@ -322,7 +324,7 @@ def test_workers_follow_the_epoch_and_report_replaced_frames(config):
             expected = alone[index.item()]
             assert torch.equal(frames[0], expected[0]) and torch.equal(labels[0], expected[1])
             assert frames.is_shared() and frames.permute(0, 1, 3, 4, 2).is_contiguous()
-        assert data.replaced_names() == ["c"]
+        assert data.replaced_frames.nonzero().tolist() == [[2]]
     assert data.replaced_frames.tolist() == [0, 0, 2]
 
 
@@ -347,3 +349,20 @@ def test_an_option_that_makes_no_sense_is_refused(config, options):
     defaults = {"split": "val", "num_segments": SEGMENTS, "input_size": SIZE, "training": False}
     with pytest.raises(UserError, match=next(iter(options))):
         VideoDataset(config, **{**defaults, **options})
+
+
+def test_workers_leave_the_first_sigterm_to_the_main_process(config):
+    data = dataset(config)
+    loader = DataLoader(data, 1, num_workers=2, collate_fn=collate_clips, worker_init_fn=worker_init, prefetch_factor=1)
+    batches = iter(loader)
+    next(batches)
+    for worker in batches._workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == len(data) - 1
+
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(RuntimeError, match="is killed by signal: Terminated"):
+        for _ in range(200):  # the second one that it has time for
+            os.kill(batches._workers[0].pid, signal.SIGTERM)
+            time.sleep(0.05)

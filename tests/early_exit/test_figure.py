@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ops.early_exit.curve import ExitPoint
-from ops.early_exit.figure import ExitFigure, draw_early_exit, early_exit_figure
+from ops.early_exit.curve import ExitCurves, ExitPoint
+from ops.early_exit.figure import early_exit_figure
+from ops.report.style import save_png
 
 
 def point(p: int, gflops: float, metric: float, random_metric: float) -> ExitPoint:
@@ -12,16 +13,16 @@ def point(p: int, gflops: float, metric: float, random_metric: float) -> ExitPoi
 
 
 @pytest.fixture
-def content() -> ExitFigure:
-    curves = {
+def curves() -> ExitCurves:
+    points = {
         "confidence": [point(1, 5, 70, 69), point(2, 7, 75, 71)],
         "entropy": [point(1, 6, 71, 68), point(2, 8, 74, 72)],
     }
-    return ExitFigure("actnet", "mAP", curves, fixed=[(4, 60), (9, 76)], published=[(9.1, 78.3)])
+    return ExitCurves("map", [4, 9], points, [60, 76])
 
 
-def test_every_figure_is_drawn_under_its_name(content):
-    axes = early_exit_figure(content).axes[0]
+def test_every_figure_is_drawn_under_its_name(curves):
+    axes = early_exit_figure(curves, "actnet", [(9.1, 78.3)]).axes[0]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["early exit, confidence"] == [[5, 70], [7, 75]]
     assert lines["early exit, entropy"] == [[6, 71], [8, 74]]
@@ -35,13 +36,13 @@ def test_every_figure_is_drawn_under_its_name(content):
     assert axes.get_ylabel() == "mAP (%)"
 
 
-def test_published_figures_are_named_only_where_there_are_some(content):
-    figure = early_exit_figure(ExitFigure("mine", "mAP", content.curves, content.fixed))
+def test_published_figures_are_named_only_where_there_are_some(curves):
+    figure = early_exit_figure(curves, "mine")
     assert "published" not in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-def test_the_picture_is_a_png_of_printable_size(content, tmp_path):
-    draw_early_exit(tmp_path / "early_exit.png", content)
+def test_the_picture_is_a_png_of_printable_size(curves, tmp_path):
+    save_png(tmp_path / "early_exit.png", early_exit_figure(curves, "actnet"))
     header = (tmp_path / "early_exit.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert int.from_bytes(header[16:20], "big") == 1500  # pixels across: 5 inches at 300 dpi

@@ -1,4 +1,4 @@
-"""Inference that stops gives what the simulation says, and computes no more than it takes."""
+"""ops/early_exit/inference.py: early exit gives what the simulation says, and computes no more than it takes."""
 
 import math
 
@@ -11,8 +11,9 @@ from benchmarks.early_exit import thresholds_for
 from models.uni_adafocus import UniAdaFocus
 from ops.data.sources import ClipFrames
 from ops.early_exit.curve import CRITERIA, criterion_values, exit_decisions
-from ops.early_exit.inference import EarlyExitInference
+from ops.early_exit.inference import EarlyExitInference, joined
 from ops.inference import prepare_for_inference
+from ops.report.inspection import InspectionTrace, inspect_videos
 from ops.utils.errors import UserError
 from tests.conftest import SMALL, reference_weights
 from tests.thin import thin_networks
@@ -83,13 +84,37 @@ def test_exits_and_predictions_are_those_of_the_simulation(cases, sizes, criteri
     assert len(expected.unique()) == case.exits
     for batch, chunk in ((1, 1), (4, 1), (VIDEOS, 2), (VIDEOS, 100)):
         inference = EarlyExitInference(case.model, thresholds, criterion, chunk)
-        answers = [inference(clips) for clips in case.clips.split(batch)]
-        assert torch.cat([answer.exits for answer in answers]).tolist() == expected.tolist()
-        logits = torch.cat([answer.logits for answer in answers])
-        torch.testing.assert_close(logits, case.logits[range(VIDEOS), expected], rtol=0, atol=1e-4)
-        chosen = torch.cat([answer.focus_indices for answer in answers])
-        assert torch.equal(chosen[expected > 0], case.focus_indices[expected > 0])
-        assert (chosen[expected == 0] == -1).all()
+        result = joined([inference(clips) for clips in case.clips.split(batch)])
+        assert result.exits.tolist() == expected.tolist()
+        torch.testing.assert_close(result.logits, case.logits[range(VIDEOS), expected], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_with_a_trace_the_same_run_shows_what_was_looked_at(cases, chunk):
+    case = cases["many patches"]
+    inference = EarlyExitInference(case.model, case.thresholds([3, 2, 1, 1, 1, 1]), "confidence", chunk)
+    plain, trace, source = inference(case.clips), InspectionTrace(case.model), Looks(case.clips)
+    result = inference(source, trace)
+    assert torch.equal(result.exits, plain.exits) and torch.equal(result.patches, plain.patches)
+    torch.testing.assert_close(result.logits, plain.logits, rtol=0, atol=1e-4)
+    found, whole = trace.inspections(), inspect_videos(case.model, ClipFrames(case.clips))
+    for video, patches in enumerate(result.patches.tolist()):
+        assert found[video].exit == patches == len(found[video].patches) == len(found[video].boxes)
+        for name in ("focus_segments", "focus_frames"):
+            assert np.array_equal(getattr(found[video], name), getattr(whole[video], name)[:patches])
+        for name in ("boxes", "glance_frames", "frame_weights", "actions"):
+            expected = getattr(whole[video], name)
+            np.testing.assert_allclose(
+                getattr(found[video], name), expected[: len(getattr(found[video], name))], atol=1e-3
+            )
+        np.testing.assert_allclose(
+            found[video].step_probabilities, whole[video].step_probabilities[: patches + 1], atol=1e-4
+        )
+        left_with = result.logits[video].softmax(0)
+        np.testing.assert_allclose(found[video].step_probabilities[result.exits[video]], left_with, atol=1e-6)
+    glances = [(video, segment) for video in range(VIDEOS) for segment in (1, 5)]
+    focus = [(video, int(segment)) for video in range(VIDEOS) for segment in found[video].focus_segments]
+    assert sorted(source.seen) == sorted(glances + focus)
 
 
 def test_when_all_are_sure_after_the_glance_nothing_else_is_computed(cases, monkeypatch):
@@ -97,28 +122,28 @@ def test_when_all_are_sure_after_the_glance_nothing_else_is_computed(cases, monk
     for part in ("decide", "focus_on"):
         monkeypatch.setattr(type(case.model), part, lambda *arguments: pytest.fail("computed in vain"))
     source = Looks(case.clips)
-    answer = EarlyExitInference(case.model, case.thresholds([VIDEOS, 0, 0]), "confidence")(source)
-    assert answer.exits.tolist() == answer.patches.tolist() == [0] * VIDEOS
+    result = EarlyExitInference(case.model, case.thresholds([VIDEOS, 0, 0]), "confidence")(source)
+    assert result.exits.tolist() == result.patches.tolist() == [0] * VIDEOS
     assert sorted(source.seen) == [(video, segment) for video in range(VIDEOS) for segment in (1, 3, 5)]
 
 
-def test_when_nobody_may_leave_all_patches_go_at_once(cases, monkeypatch):
+def test_without_exits_all_patches_are_one_chunk(cases, monkeypatch):
     case = cases["many patches"]
     sizes = []
     focus_on = UniAdaFocus.focus_on
     monkeypatch.setattr(UniAdaFocus, "focus_on", lambda *given: sizes.append(len(given[1])) or focus_on(*given))
-    answer = EarlyExitInference(case.model, [math.inf] * case.exits, "confidence")(case.clips)
-    assert answer.exits.tolist() == answer.patches.tolist() == [5] * VIDEOS
+    result = EarlyExitInference(case.model, [math.inf] * case.exits, "confidence")(case.clips)
+    assert result.exits.tolist() == result.patches.tolist() == [5] * VIDEOS
     assert sizes == [5 * VIDEOS]
 
 
 def test_only_frames_that_are_looked_at_are_fetched(cases):
     case = cases["many patches"]
     source = Looks(case.clips)
-    answer = EarlyExitInference(case.model, case.thresholds([3, 2, 1, 1, 1, 1]), "confidence")(source)
+    result = EarlyExitInference(case.model, case.thresholds([3, 2, 1, 1, 1, 1]), "confidence")(source)
     glances = [(video, segment) for video in range(VIDEOS) for segment in (1, 5)]
     patches = [
-        (video, int(segment)) for video in range(VIDEOS) for segment in case.focus_indices[video, : answer.exits[video]]
+        (video, int(segment)) for video in range(VIDEOS) for segment in case.focus_indices[video, : result.exits[video]]
     ]
     assert sorted(source.seen) == sorted(glances + patches)
 
@@ -131,20 +156,20 @@ def test_with_several_patches_between_checks_more_are_computed_and_exits_stay(ca
     assert two.patches.tolist() == [min(5, number + number % 2) for number in one.exits.tolist()]
 
 
-def test_where_nobody_may_leave_after_a_patch_the_next_is_taken_along(cases, monkeypatch):
+def test_where_no_video_may_leave_after_a_patch_the_next_is_in_the_same_chunk(cases, monkeypatch):
     case = cases["many patches"]
     sizes = []
     focus_on = UniAdaFocus.focus_on
     monkeypatch.setattr(UniAdaFocus, "focus_on", lambda *given: sizes.append(given[2].shape[1]) or focus_on(*given))
-    never, now = math.inf, 1e9  # nobody is that sure
+    never, now = math.inf, 1e9  # no video is that sure
     EarlyExitInference(case.model, [now, now, never, never, now, never], "confidence")(case.clips)
     assert sizes == [1, 3, 1]
 
 
 def test_the_last_exit_takes_all_whatever_its_threshold(cases):
     case = cases["small"]
-    answer = EarlyExitInference(case.model, [1e9, 1e9, 1e9], "confidence")(case.clips)
-    assert answer.exits.tolist() == [2] * VIDEOS
+    result = EarlyExitInference(case.model, [1e9, 1e9, 1e9], "confidence")(case.clips)
+    assert result.exits.tolist() == [2] * VIDEOS
 
 
 def test_a_video_right_at_the_threshold_leaves(cases):
@@ -153,14 +178,14 @@ def test_a_video_right_at_the_threshold_leaves(cases):
     value = float(criterion_values(sure.logits, "confidence"))
     above = float(np.nextafter(np.float32(value), np.float32(math.inf)))
     for threshold, exit_number in ((value, 0), (above, 2)):
-        answer = EarlyExitInference(case.model, [threshold, math.inf, math.inf], "confidence")(clip)
-        assert answer.exits.tolist() == [exit_number]
+        result = EarlyExitInference(case.model, [threshold, math.inf, math.inf], "confidence")(clip)
+        assert result.exits.tolist() == [exit_number]
 
 
 def test_a_model_that_is_not_prepared_serves_too(cases):
     thresholds = cases["small"].thresholds([3, 3, 3])
-    answer = EarlyExitInference(cases["small"].plain, thresholds, "confidence")(cases["small"].clips)
-    assert answer.exits.tolist() == exit_decisions(cases["small"].logits, thresholds, "confidence").tolist()
+    result = EarlyExitInference(cases["small"].plain, thresholds, "confidence")(cases["small"].clips)
+    assert result.exits.tolist() == exit_decisions(cases["small"].logits, thresholds, "confidence").tolist()
 
 
 def test_logits_that_are_not_finite_are_an_error(cases, small_model):
@@ -185,4 +210,6 @@ def test_thresholds_of_another_model_and_other_mistakes_are_refused(small_model,
 
 def test_a_model_in_training_mode_is_refused(small_model):
     with pytest.raises(ValueError, match="training mode"):
-        EarlyExitInference(small_model.train(), [0.0, 0.0, 0.0], "confidence")
+        EarlyExitInference(small_model.train(), [0.0, 0.0, 0.0], "confidence")(
+            torch.zeros(1, 6, 3, 64, 64, dtype=torch.uint8)
+        )

@@ -9,8 +9,8 @@ import torch
 from dataset_config import get_dataset
 from ops.data.dataset import VideoDataset
 from ops.early_exit import logits as exit_logits
-from ops.early_exit.logits import FILE_NAME, MODEL_SIZES, ExitLogits, Weights, file_hash, kept_or_computed
-from ops.precision_comparison import PrecisionComparison
+from ops.early_exit.logits import FILE_NAME, kept_or_computed
+from ops.early_exit.thresholds import MODEL_SIZES, Weights, file_hash
 from ops.utils.errors import UserError
 from ops.utils.session import Run
 from ops.utils.signals import StopRequest
@@ -25,7 +25,8 @@ def computed(monkeypatch) -> list[str]:
 
     def compute(model, dataset, *_):
         splits.append(dataset.split)
-        return ExitLogits(torch.full((len(dataset), 3, 4), float(len(splits))), torch.zeros(len(dataset), 2).long())
+        logits = torch.full((len(dataset), 3, 4), float(len(splits)))
+        return {"logits": logits, "focus_indices": torch.zeros(len(dataset), 2).long()}
 
     monkeypatch.setattr(exit_logits, "compute", compute)
     return splits
@@ -36,24 +37,25 @@ def get(computed, dataset_folder, tmp_path):
     """A function that gets the logits of a split as a run would, and what it says."""
     said: list[str] = []
 
-    def get(split: str = "val", checkpoint_hash: str = "a" * 64, seed: int = 0, **sizes: object) -> ExitLogits:
+    def get(
+        split: str = "val", checkpoint_hash: str = "a" * 64, seed: int = 0, precision: str = "float32", **sizes: object
+    ) -> torch.Tensor:
         config = get_dataset("mine", dataset_folder)
         dataset = VideoDataset(config, split, num_segments=6, input_size=64, training=split == "train", seed=seed)
         said.clear()
         model = SimpleNamespace(**(MODEL | sizes))
-        options = SimpleNamespace(batch_size=2, val_batch_size=None, workers=0, print_freq=1)
+        options = SimpleNamespace(batch_size=2, val_batch_size=None, workers=0, print_freq=1, eval_precision=precision)
         log = SimpleNamespace(folder=tmp_path, line=said.append)
         run = Run(options, torch.device("cpu"), log, StopRequest())
-        comparison = PrecisionComparison(model, "float32", False, run.device)
-        return kept_or_computed(run, model, dataset, Weights(tmp_path / "weights", checkpoint_hash), comparison)
+        return kept_or_computed(run, model, dataset, Weights(tmp_path / "weights", checkpoint_hash))
 
     get.said = said
     return get
 
 
 def test_the_second_time_nothing_is_computed(get, computed):
-    first = {split: get(split).logits for split in ("train", "val")}
-    assert all(torch.equal(get(split).logits, logits) for split, logits in first.items())
+    first = {split: get(split) for split in ("train", "val")}
+    assert all(torch.equal(get(split), logits) for split, logits in first.items())
     assert computed == ["train", "val"]
     assert get.said[0].endswith("has the val logits of this checkpoint and these options: only the curves are computed")
 
@@ -71,7 +73,7 @@ def test_the_file_says_what_it_holds(get, tmp_path):
 def test_another_model_has_its_logits_computed(name, get, computed):
     get()
     again = get(**{name: 99})
-    assert computed == ["val", "val"] and again.logits[0, 0, 0] == 2
+    assert computed == ["val", "val"] and again[0, 0, 0] == 2
     assert f"the val logits are not of this run ({name} {MODEL[name]} -> 99); computing them again" in get.said[0]
     get(**{name: 99})
     assert computed == ["val", "val"]
@@ -86,7 +88,7 @@ def test_another_checkpoint_has_its_logits_computed(get, computed):
 def test_another_split_file_has_its_logits_computed(get, computed, dataset_folder):
     get("train"), get("val")
     (dataset_folder / "val_split.txt").write_text("val3,8,3\nval1,8,1\n")
-    assert len(get("val").logits) == 2 and len(get("train").logits) == 4
+    assert len(get("val")) == 2 and len(get("train")) == 4
     assert computed == ["train", "val", "val"]
 
 
@@ -104,6 +106,11 @@ def test_the_seed_matters_for_the_training_split_alone(get, computed):
     assert computed == ["train", "val", "train"]
 
 
+def test_another_precision_has_its_logits_computed(get, computed):
+    get(), get(precision="bfloat16"), get(precision="bfloat16")
+    assert computed == ["val", "val"]
+
+
 @pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: b"", lambda content: b"nonsense"])
 def test_a_damaged_file_is_replaced(damage, get, computed, tmp_path):
     get()
@@ -118,8 +125,8 @@ def test_a_damaged_file_is_replaced(damage, get, computed, tmp_path):
 def test_logits_that_are_not_finite_are_an_error_with_the_video_and_not_kept(get, monkeypatch, tmp_path):
     logits = torch.zeros(5, 3, 4)
     logits[3, 1, 2] = float("nan")
-    monkeypatch.setattr(exit_logits, "compute", lambda *_: ExitLogits(logits, torch.zeros(5, 2).long()))
-    with pytest.raises(UserError, match="the logits of video 'val3' at exit 1 are not finite"):
+    monkeypatch.setattr(exit_logits, "compute", lambda *_: {"logits": logits})
+    with pytest.raises(UserError, match="not finite for 1 of 5 videos, first 'val3'"):
         get()
     assert not (tmp_path / FILE_NAME).exists()
 

@@ -5,28 +5,31 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from models.uni_adafocus import UniAdaFocus
-from ops.early_exit.curve import ExitPoint, exit_curve
-from ops.early_exit.logits import Weights
-from ops.early_exit.thresholds import read_thresholds, write_curve, write_thresholds
+from ops.early_exit.curve import ExitCurves, ExitPoint, compute_curves
+from ops.early_exit.thresholds import Weights, read_thresholds, write_curve, write_thresholds
 from ops.utils.errors import UserError
 from tests.conftest import SMALL
 
 
 @pytest.fixture
-def points() -> list[ExitPoint]:
-    train, val = np.random.default_rng(0).standard_normal((2, 30, 3, 4)).astype(np.float32)
-    return exit_curve(train, val, np.zeros(30, int), [1.0, 2.0, 3.0], "entropy", "accuracy")
+def curves() -> ExitCurves:
+    train, val = torch.randn(2, 30, 3, 4, generator=torch.Generator().manual_seed(0))
+    return compute_curves(train, val, torch.zeros(30, 1).long(), [1.0, 2.0, 3.0], "accuracy", seed=0)
 
 
 @pytest.fixture
-def path(points, small_model, tmp_path):
+def points(curves) -> list[ExitPoint]:
+    return curves.points["entropy"]
+
+
+@pytest.fixture
+def path(curves, small_model, tmp_path):
     path = tmp_path / "early_exit_entropy.json"
-    write_thresholds(
-        path, points, criterion="entropy", metric="accuracy", calibrated_on="train", gflops=[1.0, 2.0, 3.0],
-        model=small_model, weights=Weights(tmp_path / "some.pth.tar", "a" * 64),
-    )  # fmt: skip
+    weights = Weights(tmp_path / "some.pth.tar", "a" * 64)
+    write_thresholds(path, curves, "entropy", "train", small_model, weights)
     return path
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dataset_config import get_dataset
 from ops.data.dataset import VideoDataset
-from ops.predict.batches import BrokenVideos, VideoBatch, reason
+from ops.predict.batches import SegmentReader, VideoBatch, reason
 from ops.video.errors import VideoError
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
@@ -17,6 +17,7 @@ from tests.videos import make_colourful_video
 
 MODEL = SimpleNamespace(num_segments=6, input_size=64)  # as much of one as a batch needs
 ALL = torch.arange(6)
+SETTINGS = FrameSettings(height=80)
 
 
 @pytest.fixture
@@ -25,14 +26,20 @@ def threads():
         yield threads
 
 
+def batch_of(videos, threads) -> VideoBatch:
+    return VideoBatch([SegmentReader(video, MODEL) for video in videos], threads)
+
+
 def clip(video, threads) -> torch.Tensor:
-    return VideoBatch([video], MODEL, threads).fetch(torch.tensor([0]), ALL[None])
+    return batch_of([video], threads).fetch(torch.tensor([0]), ALL[None])
 
 
 @pytest.mark.parametrize("frames", [20, 4, 1])
 def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, threads, frames):
     make_colourful_video(tmp_path / "videos" / "a.mp4", 1, frames)
-    extract_videos(tmp_path / "videos", tmp_path / "frames", FrameSettings(height=80, jpeg_quality=100))
+    extract_videos(
+        tmp_path / "videos", tmp_path / "frames", FrameSettings(height=80, jpeg_quality=100, backend="opencv")
+    )
     (tmp_path / "classInd.txt").write_text("one\n")
     for split in ("train", "val"):
         (tmp_path / f"{split}_split.txt").write_text(f"a,{max(frames, 3)},0\n")
@@ -40,16 +47,16 @@ def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, thread
     folder = FrameFolder(tmp_path / "frames" / "a", "image_{:05d}.jpg")
     if frames >= 3:  # shorter ones stand in no data set
         assert torch.equal(clip(folder, threads), dataset[0][0])
-    of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", height=80), threads)
+    of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", FrameSettings(height=80, backend="opencv")), threads)
     difference = (clip(folder, threads).int() - of_file.int()).abs().float()
     assert of_file.shape == (6, 3, 64, 64) and of_file.is_contiguous(memory_format=torch.channels_last)
     assert difference.mean() < 2 and len(folder) == frames  # that is JPEG
 
 
 def test_any_frames_of_any_videos_come_in_the_order_asked_for(tmp_path, threads):
-    videos = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed), height=80) for seed in range(3)]
+    videos = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed), SETTINGS) for seed in range(3)]
     whole = torch.stack([clip(video, threads) for video in videos])  # [3, 6, 3, 64, 64]
-    batch = VideoBatch(videos, MODEL, threads)
+    batch = batch_of(videos, threads)
     assert len(batch) == 3
     first = batch.fetch(torch.tensor([2, 0]), torch.tensor([[1, 4], [0, 5]]))
     assert torch.equal(first, torch.stack([whole[2, 1], whole[2, 4], whole[0, 0], whole[0, 5]]))
@@ -61,10 +68,11 @@ def test_no_frame_is_read_twice(tmp_path, threads):
     video, asked = VideoFile(make_colourful_video(tmp_path / "a.mp4", 0, frames=60)), []
     original = video.read
     video.read = lambda numbers: asked.extend(numbers) or original(numbers)
-    batch = VideoBatch([video], MODEL, threads)
+    reader = SegmentReader(video, MODEL)
+    batch = VideoBatch([reader], threads)
     for segments in ([0, 2, 4], [1, 2, 3], [0, 1, 2]):
         batch.fetch(torch.tensor([0]), torch.tensor([segments]))
-    assert asked == [batch.frame_numbers(0)[segment] for segment in (0, 2, 4, 1, 3)]
+    assert asked == [reader.numbers[segment] for segment in (0, 2, 4, 1, 3)]
 
 
 class Broken:
@@ -82,19 +90,14 @@ class Broken:
         pass
 
 
-def test_broken_videos_are_named_and_the_rest_of_the_batch_keeps_its_frames(tmp_path, threads):
+def test_broken_videos_are_named_and_black_and_the_rest_of_the_batch_goes_on(tmp_path, threads):
     good = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed)) for seed in range(2)]
-    batch = VideoBatch([good[0], Broken(), Broken(), good[1]], MODEL, threads)
-    with pytest.raises(BrokenVideos) as broken:
-        batch.fetch(torch.arange(4), ALL.expand(4, -1))
-    assert broken.value.reasons == {1: "torn", 2: "torn"}
-
-    another = VideoFile(make_colourful_video(tmp_path / "2.mp4", 2))
-    rest = batch.with_changes({1: None, 2: another})
-    assert rest.videos == [good[0], another, good[1]]
-    for video in good:
-        video.read = lambda numbers: pytest.fail("read again") if numbers else iter(())
-    assert rest.fetch(torch.arange(3), ALL.expand(3, -1)).shape == (18, 3, 64, 64)
+    batch = batch_of([good[0], Broken(), Broken(), good[1]], threads)
+    frames = batch.fetch(torch.arange(4), ALL.expand(4, -1)).unflatten(0, (4, -1))
+    assert batch.broken == {1: "torn", 2: "torn"}
+    assert frames[1:3].max() == 0
+    for video, found in zip(good, frames[[0, 3]], strict=True):
+        assert torch.equal(found, clip(video, threads))
 
 
 def test_reasons_are_a_few_words():

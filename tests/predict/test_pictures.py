@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from ops.early_exit.inference import EarlyExitInference
-from ops.predict.batches import BrokenVideos, VideoBatch
+from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.pictures import Illustrator, file_names
+from ops.report.inspection import Inspection, inspect_videos
 from ops.utils.errors import UserError
 from ops.video.errors import VideoError
 from ops.video.frames import FrameFolder, VideoFile
@@ -31,59 +31,47 @@ def test_names_do_not_repeat_the_folder_common_to_all():
 
 
 @pytest.fixture
-def batch(tmp_path, small_model):
+def readers(tmp_path, small_model) -> dict[Path, SegmentReader]:
     """A video file, and a folder of frames."""
     write_frames(tmp_path / "b", 8, seed=1)
-    videos = [
-        VideoFile(make_colourful_video(tmp_path / "a.mp4", 0, frames=12)),
-        FrameFolder(tmp_path / "b", "image_{:05d}.jpg"),
-    ]
+    file = VideoFile(make_colourful_video(tmp_path / "a.mp4", 0, frames=12))
+    folder = FrameFolder(tmp_path / "b", "image_{:05d}.jpg")
+    return {
+        tmp_path / "a.mp4": SegmentReader(file, small_model),
+        tmp_path / "b": SegmentReader(folder, small_model),
+    }
+
+
+@pytest.fixture
+def inspections(small_model, readers) -> list[Inspection]:
     with ThreadPoolExecutor(1) as threads:
-        yield VideoBatch(videos, small_model.eval(), threads)
+        return inspect_videos(small_model.eval(), VideoBatch([*readers.values()], threads))
 
 
-def test_each_video_gets_a_picture_and_a_clip_of_all_its_frames(tmp_path, small_model, batch):
-    paths = [tmp_path / "a.mp4", tmp_path / "b"]
-    illustrate = Illustrator("abcd", paths, tmp_path / "new" / "images", tmp_path / "clips")
-    answer = EarlyExitInference(small_model, [float("inf")] * 3, "confidence")(batch)
-    written = illustrate(small_model, batch, paths, answer)
-    assert written == [
-        ({"image": tmp_path / f"new/images/{name}.png", "clip": tmp_path / f"clips/{name}.mp4"}, "") for name in "ab"
-    ]
-    for (files, _), frames, rate in zip(written, (12, 8), (10, 25), strict=True):
-        assert cv2.imread(str(files["image"])).shape[1] > 500
-        clip = cv2.VideoCapture(str(files["clip"]))
+def test_each_video_gets_a_picture_and_a_clip_of_all_its_frames(tmp_path, readers, inspections):
+    illustrate = Illustrator("abcd", [*readers], tmp_path / "new" / "images", tmp_path / "clips")
+    for (path, reader), inspection, frames, rate in zip(readers.items(), inspections, (12, 8), (10, 25), strict=True):
+        files, problem = illustrate(path, reader, inspection)
+        image, clip = tmp_path / f"new/images/{path.stem}.png", tmp_path / f"clips/{path.stem}.mp4"
+        assert (files, problem) == ({"image": image, "clip": clip}, "")
+        assert cv2.imread(str(image)).shape[1] > 500
+        clip = cv2.VideoCapture(str(clip))
         assert (clip.get(cv2.CAP_PROP_FRAME_COUNT), clip.get(cv2.CAP_PROP_FPS)) == (frames, rate)
 
 
-def test_a_clip_that_cannot_be_read_to_its_end_is_reported_and_not_left(tmp_path, small_model, batch):
-    answer = EarlyExitInference(small_model, [float("inf")] * 3, "confidence")(batch)
-
+def test_a_clip_that_cannot_be_read_to_its_end_is_reported_and_not_left(tmp_path, readers, inspections):
     def torn(numbers):
         raise VideoError("torn")
         yield
 
-    batch.videos[0].read = torn
-    paths = [tmp_path / "a.mp4", tmp_path / "b"]
-    (files, problem), (_, fine) = Illustrator("abcd", paths, None, tmp_path / "clips")(
-        small_model, batch, paths, answer
-    )
-    assert (files, problem, fine) == ({}, "no clip: torn", "")
-    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["b.mp4"]
+    path = tmp_path / "a.mp4"
+    readers[path].video.read = torn
+    illustrate = Illustrator("abcd", [*readers], None, tmp_path / "clips")
+    assert illustrate(path, readers[path], inspections[0]) == ({}, "no clip: torn")
+    assert list((tmp_path / "clips").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, small_model):
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
         Illustrator("abcd", [], tmp_path / "file", None)
-
-
-def test_a_frame_that_cannot_be_read_a_second_time_costs_the_pictures_only(tmp_path, small_model, batch, monkeypatch):
-    def broken(*arguments):
-        raise BrokenVideos({0: "torn"})
-
-    monkeypatch.setattr("ops.predict.pictures.inspect_videos", broken)
-    answer = EarlyExitInference(small_model, [float("inf")] * 3, "confidence")(batch)
-    paths = [tmp_path / "a.mp4", tmp_path / "b"]
-    illustrate = Illustrator("abcd", paths, tmp_path / "images", None)
-    assert illustrate(small_model, batch, paths, answer) == [({}, "no picture: torn")] * 2

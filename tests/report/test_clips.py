@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ops.report.clips import PATCH_RGB, draw_inspection, save_inspection_video
+from ops.report.clips import PATCH_RGB, save_inspection_video
+from ops.report.inspection_figure import inspection_figure
+from ops.report.style import save_png
 from ops.utils.errors import UserError
 from tests.inspections import make_inspection
 
@@ -32,7 +34,8 @@ def orange(frame: np.ndarray) -> np.ndarray:
 
 
 def test_a_picture_is_a_png_of_printable_width(tmp_path):
-    draw_inspection(tmp_path / "a.png", make_inspection(), title="a", class_names=NAMES, truth=[1], times=range(16))
+    figure = inspection_figure(make_inspection(), title="a", class_names=NAMES, truth=[1], times=range(16))
+    save_png(tmp_path / "a.png", figure)
     header = (tmp_path / "a.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG") and int.from_bytes(header[16:20], "big") == 2160  # 7.2 inches, 300 dpi
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -40,7 +43,7 @@ def test_a_picture_is_a_png_of_printable_width(tmp_path):
 
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*nowhere/a.png: No such file or directory"):
-        draw_inspection(tmp_path / "nowhere" / "a.png", make_inspection(), title="a", class_names=NAMES)
+        save_png(tmp_path / "nowhere" / "a.png", inspection_figure(make_inspection(), title="a", class_names=NAMES))
 
 
 def test_the_box_is_strong_where_a_patch_was_looked_at_and_at_its_place(tmp_path):

@@ -1,4 +1,4 @@
-"""ops/report/inspection.py: what is shown is what the network saw and said."""
+"""ops/report/inspection.py, with ops/stepwise.py: what is shown is what the network saw and said."""
 
 import math
 
@@ -35,19 +35,6 @@ def clips() -> Tensor:
     return frames.to(torch.uint8).unflatten(0, (VIDEOS, -1))
 
 
-class Looks(ClipFrames):
-    """Remembers which frames were fetched."""
-
-    def __init__(self, clips: Tensor) -> None:
-        super().__init__(clips)
-        self.seen: list[tuple[int, int]] = []
-
-    def fetch(self, videos: Tensor, segments: Tensor) -> Tensor:
-        rows = zip(videos.tolist(), segments.tolist(), strict=True)
-        self.seen += [(video, segment) for video, row in rows for segment in row]
-        return super().fetch(videos, segments)
-
-
 @pytest.mark.parametrize("prepare", [lambda model: model, prepare_for_inference])
 def test_it_says_what_the_network_says(model, clips, prepare):
     with torch.no_grad():
@@ -74,27 +61,6 @@ def test_it_shows_the_frames_and_the_patches_inside_the_boxes(model, clips):
         inside = cut_patches(clip[found.focus_segments].float(), actions, 32, 64).permute(0, 2, 3, 1).numpy()
         # At the edge of the frame the network mixes in what it takes for zero, which is not black.
         np.testing.assert_allclose(found.patches[:, 1:-1, 1:-1], inside[:, 1:-1, 1:-1], atol=1.01)
-
-
-def test_with_exits_only_what_is_looked_at_is_fetched_and_shown(model, clips):
-    whole = inspect_videos(model, ClipFrames(clips))
-    source, exits = Looks(clips), [2, 0, 3, 2]
-    found = inspect_videos(model, source, torch.tensor(exits))
-    for video, patches in enumerate(exits):
-        assert found[video].exit == patches == len(found[video].patches) == len(found[video].boxes)
-        assert found[video].focus_segments.tolist() == whole[video].focus_segments[:patches].tolist()
-        np.testing.assert_allclose(
-            found[video].step_probabilities, whole[video].step_probabilities[: patches + 1], atol=1e-4
-        )
-    glances = [(video, segment) for video in range(VIDEOS) for segment in (1, 3, 5, 7)]
-    focus = [(video, int(segment)) for video in range(VIDEOS) for segment in found[video].focus_segments]
-    assert sorted(source.seen) == sorted(glances + focus)
-
-
-@pytest.mark.parametrize("exits", [[1], [1, 1, 1, 4], [1, 1, 1, -1]])
-def test_exits_that_the_network_does_not_have_are_refused(model, clips, exits):
-    with pytest.raises(ValueError, match=r"of 4 videos; expected 0\.\.3 for each"):
-        inspect_videos(model, ClipFrames(clips), torch.tensor(exits))
 
 
 def test_a_model_in_training_mode_is_refused(small_model):

@@ -1,6 +1,7 @@
 """What an evaluation leaves: in TensorBoard while training, and files with `--evaluate`."""
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ import main
 from dataset_config import get_dataset
 from ops import engine
 from ops.data.dataset import VideoDataset
+from ops.inference import check_precision
 from ops.report.outputs import show_in_tensorboard, spread_rows
+from ops.utils.errors import UserError
 from ops.utils.logger import RunLogger, set_earlier_run_aside
-from tests.conftest import SMALL, SMALL_OPTIONS, call, write_frames
+from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error, write_frames
 from tests.thin import thin_networks
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"
@@ -154,7 +157,24 @@ def test_a_set_with_several_labels_has_a_table_of_ap_and_no_confusion_matrix(mak
     events = entries(tmp_path / "log")
     assert events.Tags()["images"] == ["inspection/1"] and events.Images("inspection/1")[0].step == 7
     assert "| AP (%) |" in table_of(events)
-    assert data.replaced_names() == []  # the evaluation counts and says it, not the picture
+    assert data.replaced_frames.tolist() == [0]  # the evaluation counts and says it, not the picture
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_evaluation_below_float32_says_how_near_it_is_and_one_in_float32_does_not(run, tmp_path, capsys):
+    try:
+        check_precision("bfloat16", torch.device("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+    options = [*run.options, "--evaluate", "--resume", run.folder / "ckpt.pth.tar", "--root_log", tmp_path]
+    assert call(main.main, *options) == 0
+    assert "float32" not in capsys.readouterr().out
+    assert call(main.main, *options, "--eval_precision", "bfloat16") == 0
+    line = r"^bfloat16: (\d) of 5 videos with the first class of float32, probabilities at most (\d\.\d{3}) apart$"
+    same, apart = re.search(line, capsys.readouterr().out, re.MULTILINE).groups()
+    assert int(same) >= 3 and float(apart) < 0.2
+    assert call(main.main, *options, "--eval_precision", "float16") == 2
+    assert "float16 is for GPUs" in the_error(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

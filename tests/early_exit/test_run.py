@@ -1,4 +1,4 @@
-"""ops/early_exit/report.py: curves with what they are compared with."""
+"""ops/early_exit/run.py: curves with what they are compared with."""
 
 import shlex
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ops.early_exit.report import compute_curves, curve_table, halves, published_figures
+from ops.early_exit.curve import compute_curves
+from ops.early_exit.run import curve_table, halves, published_figures
 from ops.flops import cost_table
 from ops.metrics import main_metric
 from opts import add_early_exit_options, build_parser, parse_options

@@ -1,8 +1,7 @@
-"""The README's way from a folder of videos to a fine-tuned model and a picture, word for word, on toy videos."""
+"""docs/TRAINING.md's way from a folder of videos to a fine-tuned model and a picture, word for word, on toy videos."""
 
 import csv
 import json
-import re
 import shlex
 
 import cv2
@@ -12,6 +11,8 @@ import torch
 from models.uni_adafocus import UniAdaFocus
 from ops.toy.scene import CLASS_NAMES, draw_video
 from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_script
+from tests.docs import commands as commands_of
+from tests.docs import document, section
 
 PUBLISHED_RUN, SMALL_RUN = "UniAdaFocus_mine_mbv2_segment48_e20", "UniAdaFocus_mine_mbv2_segment6_e1"
 SMALLER = [*SMALL_OPTIONS, "--epochs", "1"]  # options that come last win
@@ -20,10 +21,7 @@ TAKES_SIZES = ("main.py", "test_early_exit_uni_adafocus.py")
 
 @pytest.fixture(scope="module")
 def commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("\n## Fine-tuning on your own videos\n") : text.index("\n## Long runs\n")]
-    (block,) = re.findall(r"^```bash\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
-    return block.replace("\\\n", " ").splitlines()
+    return commands_of(section(document("docs/TRAINING.md"), "Fine-tuning on your own videos"))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ def test_the_commands_end_in_a_model_its_thresholds_and_a_picture_of_each_video(
     run = work / "log" / SMALL_RUN
     made = {path.name for path in run.iterdir()}
     assert {"ckpt.best.pth.tar", "per_class.csv", "curves.png", "early_exit_confidence.json", "early_exit.png"} <= made
-    assert "starting anew: " in (run / "log.csv").read_text()
+    assert "newly initialised: " in (run / "log.csv").read_text()
     assert len(json.loads((run / "early_exit_confidence.json").read_text())["points"]) == 19
     assert (work / "predict.py.out").read_text().splitlines()[-1].startswith("6 videos, 0 failed")
     pictures = sorted((work / "pictures").iterdir())

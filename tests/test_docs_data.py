@@ -1,4 +1,4 @@
-"""The README's way from videos to a checked dataset and into a training run, word for word, on three small videos."""
+"""docs/DATA.md's way from videos to a checked dataset and into a training run, word for word, on three small videos."""
 
 import re
 import shlex
@@ -8,7 +8,8 @@ import pytest
 
 import main
 from dataset_config import BUILT_IN
-from tests.conftest import ROOT, SMALL_OPTIONS, call, run_forked
+from tests.conftest import SMALL_OPTIONS, call, run_forked
+from tests.docs import commands, document, fences, without_digits
 from tests.videos import make_video
 
 RATE, SECONDS = 10, 4  # of the small videos
@@ -16,31 +17,22 @@ VIDEOS = ("cooking/pasta", "cooking/soup", "sawing")
 PLACEHOLDER = re.compile(r"PATH_TO_[A-Z]+|LABELS\.csv")
 
 
-def fences(section: str, language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
-    return [text for kind, text in found if kind == language]
-
-
-def without_digits(line: str) -> str:
-    return re.sub(r"\d+", "0", line)
-
-
 @pytest.fixture(scope="module")
 def section() -> str:
-    text = (ROOT / "README.md").read_text()
-    return text[text.index("\n## Data preparation\n") : text.index("\n## Training\n")]
+    """All but the toy dataset."""
+    return document("docs/DATA.md").partition("\n## The toy dataset\n")[0]
 
 
 @pytest.fixture(scope="module")
 def prepared(section, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """The folder in which all commands of the section have run, in their order, and what each printed."""
-    work = tmp_path_factory.mktemp("readme")
+    work = tmp_path_factory.mktemp("docs")
     (table,) = fences(section, "csv")
     (work / "LABELS.csv").write_text(table)
     for row in table.splitlines()[1:]:
         make_video(work / "PATH_TO_VIDEOS" / row.split(",")[0], frames=RATE * SECONDS, rate=RATE)
     printed = {}
-    for command in "".join(fences(section, "bash")).splitlines():
+    for command in commands(section):
         arguments = shlex.split(PLACEHOLDER.sub(lambda name: str(work / name[0]), command))
         assert arguments.pop(0) == "python"
         printed[command] = run_forked(*arguments).stdout
@@ -49,7 +41,7 @@ def prepared(section, tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 def test_every_command_ends_with_the_line_that_the_section_shows(section, prepared):
     work, printed = prepared
-    shown = {without_digits(line) for text in fences(section, "") for line in text.splitlines()}
+    shown = {without_digits(line) for text in fences(section) for line in text.splitlines()}
     for command, output in printed.items():
         last = without_digits(output.splitlines()[-1]).replace(f"{without_digits(str(work))}/", "")
         if command.endswith("--check_data"):

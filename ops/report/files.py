@@ -1,6 +1,11 @@
-"""The predictions of an evaluation as a file that other programs read."""
+"""Files that other programs read, each there whole or not at all. All raise UserError where they cannot be written."""
 
+import csv
+import io
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,3 +23,15 @@ def save_predictions(path: Path, dataset: VideoDataset, logits: Tensor) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     with whole_file(path) as file:
         np.savez(file, video=dataset.video_names(), logits=logits.numpy(), labels=dataset.labels.numpy())
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """The rows, of which the first has the names of the columns."""
+    with whole_file(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        csv.writer(text, lineterminator="\n").writerows(rows)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The content as indented JSON."""
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())

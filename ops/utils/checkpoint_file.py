@@ -1,0 +1,167 @@
+"""A checkpoint file, as published: what is in it, read without running code and checked.
+
+A file is a dict with `epoch` (how many are done), `state_dict` (each key with a leading "module."), `optimizer`,
+`best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`. Ours adds what an exact resume needs
+(`step`: steps done in the epoch after those; `losses` of these steps; `videos`: their number in the training split;
+`random_states`) and what helps to understand the file (`options`, `versions`).
+"""
+
+import math
+import numbers
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ops.utils.errors import UserError
+
+PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError),  # NotImplementedError is a RuntimeError
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file says, once it is known to be of the right types and ranges; None is for what is absent."""
+
+    path: Path
+    state_dict: dict[str, Tensor]  # names without a leading "module."
+    epoch: int | None  # how many are done
+    step: int  # steps done in the next one
+    losses: tuple[list[float], int] | None  # sums over these steps, and their number
+    best: float | None  # the best main metric, percent
+    optimizer: Mapping[str, Any] | None
+    scaler: Mapping[str, Any] | None
+    videos: int | None  # in the training split
+    random_states: tuple[Tensor, ...]  # PyTorch's, of every process
+    options: Mapping[str, Any]
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU without running any code in it.
+
+    Raises UserError where the file is absent, is not a checkpoint, holds more than tensors and plain values, or says
+    something that cannot be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+    try:
+        _refuse_bomb(path)
+        with torch.serialization.safe_globals(_harmless_numpy()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
+    if not isinstance(content, Mapping) or "state_dict" not in content:
+        raise UserError(f"{path} is not a checkpoint of this program: it holds no `state_dict` of tensors")
+
+    def field(name: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
+        value = content.get(name)
+        if value is None:
+            return default
+        try:
+            return convert(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"checkpoint {path} is damaged: its `{name}` {error}") from error
+
+    return Checkpoint(
+        path=path,
+        state_dict=field("state_dict", _weights, {}),
+        epoch=field("epoch", _count),
+        step=field("step", _count, 0),
+        losses=field("losses", _loss_totals),
+        best=field("best_acc1", _finite),
+        optimizer=field("optimizer", _mapping),
+        scaler=field("scaler", _scaler),
+        videos=field("videos", _count),
+        random_states=field("random_states", _random_states, ()),
+        options=field("options", _mapping, {}),
+    )
+
+
+def _weights(value: Any) -> dict[str, Tensor]:
+    for key, tensor in _mapping(value).items():
+        if not is_plain(tensor):
+            raise ValueError(f"holds something else than a plain tensor for {key}")
+    return {key.removeprefix(PREFIX): tensor for key, tensor in value.items()}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether this is a dense tensor on the CPU."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**53:
+        raise ValueError(f"is {value!r:.60}, not a whole number from 0")
+    return int(value)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)  # published files have it as a tensor or a number of NumPy too
+    if isinstance(value, (str, bytes)) or not math.isfinite(number):
+        raise ValueError(f"is {value!r:.60}, not a finite number")
+    return number
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("holds no values by name")
+    return value
+
+
+def _scaler(value: Any) -> Mapping[str, Any]:
+    for name, number in _mapping(value).items():
+        if _finite(number) < 0:
+            raise ValueError(f"has a negative {name}")
+    return value
+
+
+def _loss_totals(value: Any) -> tuple[list[float], int]:
+    sums, steps = value
+    return [_finite(total) for total in sums], _count(steps)
+
+
+def _random_states(value: Any) -> tuple[Tensor, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is no list")
+    for state in value:
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
+            raise ValueError("holds something else than states of PyTorch's generator")
+    return tuple(value)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch.save packs nothing, so a file that unpacks to more than its own size is not its work."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
+
+
+def _harmless_numpy() -> list:
+    """What NumPy numbers in a file are made of: some versions of the published code saved their best metric so."""
+    numeric = [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
+    core = getattr(np, "_core", None) or np.core
+    scalar = core.multiarray.scalar
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *numeric]
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if named := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it wants to run code on loading, which is refused ({named.group(1)})"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or torch.save did not write it"
+    return (text.splitlines() or [type(error).__name__])[0][:200]

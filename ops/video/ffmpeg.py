@@ -19,6 +19,7 @@ from ops.video.errors import VideoError
 
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _OUTPUT_RATE = re.compile(r"Video: mjpeg.*?, (\d+(?:\.\d+)?) fps", re.DOTALL)
+_FILE_NAME = re.compile(r"^file:.*: (?=[^:]+$)", re.DOTALL)  # before the reason
 _PROBLEM = re.compile(r"^(?:\[[^\]]+ @ [^\]]+\] )?\[(?:error|fatal|panic)\] (.+)", re.MULTILINE)
 
 
@@ -114,4 +115,9 @@ def probe(video: Path, entries: str, *options: str) -> dict:
     try:
         return json.loads(result.stdout) | {"problems": lines}
     except ValueError:
-        raise VideoError(lines[-1] if lines else "ffprobe cannot read it") from None
+        raise unreadable(lines[-1] if lines else "no reason given") from None
+
+
+def unreadable(problem: str) -> VideoError:
+    """Says that nothing can be got out of a file; problem: ffmpeg's line, without the name of the file."""
+    return VideoError(f"cannot be read as a video ({_FILE_NAME.sub('', problem)})")

@@ -268,7 +268,7 @@ def _run_ffmpeg(video: Path, folder: Path, settings: FrameSettings) -> Made:
     outcome = ffmpeg.run_published(command, folder)
     frames = len(settings.template.numbers(folder))
     if frames == 0:
-        raise VideoError(outcome.problem or "ffmpeg wrote no frame")
+        raise ffmpeg.unreadable(outcome.problem or "no frame in it")
     promised = round(ffmpeg.promised_frames(video, outcome, frames))
     flaw = ""
     if frames < promised - 1:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -230,9 +230,11 @@ def _new_capture(path: Path, raw: bool = False) -> cv2.VideoCapture:
     os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)  # errors are to be heard; read when the first video is opened
     parameters = [cv2.CAP_PROP_FORMAT, -1] if raw else [cv2.CAP_PROP_N_THREADS, 1]
     with _openable(path) as name:
-        capture = _call(cv2.VideoCapture, name, cv2.CAP_FFMPEG, parameters)
-    if not capture.isOpened():
-        raise NotPlain("OpenCV cannot open it as a video (damaged, cut off, or without a video track)")
+        capture = None
+        with suppress(NotPlain):  # the line below says as much
+            capture = _call(cv2.VideoCapture, name, cv2.CAP_FFMPEG, parameters)
+    if capture is None or not capture.isOpened():
+        raise NotPlain("cannot be read as a video (damaged, cut off, or none)")
     return capture
 
 

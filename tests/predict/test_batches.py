@@ -47,7 +47,7 @@ def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, thread
     folder = FrameFolder(tmp_path / "frames" / "a", "image_{:05d}.jpg")
     if frames >= 3:  # shorter ones stand in no data set
         assert torch.equal(clip(folder, threads), dataset[0][0])
-    of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", FrameSettings(height=80, backend="opencv")), threads)
+    of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", settings), threads)
     difference = (clip(folder, threads).int() - of_file.int()).abs().float()
     assert of_file.shape == (6, 3, 64, 64) and of_file.is_contiguous(memory_format=torch.channels_last)
     assert difference.mean() < 2 and len(folder) == frames  # that is JPEG

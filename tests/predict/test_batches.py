@@ -37,9 +37,8 @@ def clip(video, threads) -> torch.Tensor:
 @pytest.mark.parametrize("frames", [20, 4, 1])
 def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, threads, frames):
     make_colourful_video(tmp_path / "videos" / "a.mp4", 1, frames)
-    extract_videos(
-        tmp_path / "videos", tmp_path / "frames", FrameSettings(height=80, jpeg_quality=100, backend="opencv")
-    )
+    settings = FrameSettings(height=80, jpeg_quality=100, backend="opencv")
+    extract_videos(tmp_path / "videos", tmp_path / "frames", settings)
     (tmp_path / "classInd.txt").write_text("one\n")
     for split in ("train", "val"):
         (tmp_path / f"{split}_split.txt").write_text(f"a,{max(frames, 3)},0\n")

@@ -142,7 +142,7 @@ def test_a_file_with_a_little_damage_gives_what_its_extraction_would(model, tmp_
         clip = batch.fetch(torch.tensor([0]), torch.arange(model.num_segments)[None])
     with torch.no_grad():
         expected = model(clip[None]).logits.softmax(1)[0]
-    np.testing.assert_allclose(outcome.probabilities, expected[outcome.labels], atol=1e-4)
+    np.testing.assert_allclose(outcome.probabilities, expected[outcome.labels], atol=0.02)  # published JPEG
 
 
 def test_a_batch_of_which_nothing_can_be_read_is_no_problem(model, tmp_path):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.utils.errors import UserError
+from ops.utils.files import read_utf8
 
 METRICS = ("map", "accuracy")
 FRAMES_FOLDER = "frames"
@@ -155,13 +156,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     Where every line starts with consecutive integers from 0 or 1 and a space, comma or tab, these are taken off.
     Raises UserError, with the line, for a blank line between names, a repeated name, or text that is not UTF-8.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not valid UTF-8; save the class file as UTF-8") from None
+    text = read_utf8(path, "class file").decode()
     names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
     if not names:
         raise UserError(f"{path}: the class file is empty; write one class name per line")

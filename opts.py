@@ -43,13 +43,15 @@ IGNORED = (
 )  # fmt: skip
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number, `low` or more."""
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `low` to `high`, where there is one."""
 
     def whole_number(text: str) -> int:
         number = int(text)
         if number < low:
             raise argparse.ArgumentTypeError(f"{number} is below {low}")
+        if high is not None and number > high:
+            raise argparse.ArgumentTypeError(f"{number} is above {high}")
         return number
 
     return whole_number
@@ -68,6 +70,7 @@ def _number(holds: Callable[[float], bool], wrong: str) -> Callable[[str], float
 
 
 positive = _number(lambda value: 0 < value < math.inf, "is not above 0")
+_minutes = _number(lambda value: 0 < value <= 7 * 24 * 60, "is not above 0 and at most a week")
 _not_negative = _number(lambda value: 0 <= value < math.inf, "is below 0")
 _share = _number(lambda value: 0 <= value < 1, "is not in 0 .. 1 (1 left out)")
 
@@ -144,7 +147,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         )
     training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
     training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
-    training.add_argument("--seed", type=whole(0), default=0, help="of everything drawn at random, workers included")
+    training.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="of everything drawn at random, workers included"
+    )
     training.add_argument("--start_epoch", "--start-epoch", type=whole(0), help="where not the checkpoint's")
 
     run = parser.add_argument_group("run")
@@ -168,7 +173,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     run.add_argument("--save_freq", type=whole(1), help="save every so many steps too, not only after each epoch")
     run.add_argument("--keep", type=whole(0), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
-    run.add_argument("--time_limit", type=positive, default=30, help="minutes to wait for another process")
+    run.add_argument("--time_limit", type=_minutes, default=30, help="minutes to wait for another process")
     run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
 
     speed = parser.add_argument_group("speed")

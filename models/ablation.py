@@ -73,8 +73,8 @@ def decide_otherwise(model: UniAdaFocus, learned: Decision, videos: Tensor, poli
     if policies.frames == "uniform":
         indices = uniform_frames(model.num_segments, model.num_focus_segments).to(indices.device).expand_as(indices)
     elif policies.frames == "random":
-        indices = _drawn(videos, policies, "frames", lambda generator: _random_frames(generator, model))
-        indices = indices.to(learned.focus_indices.device)
+        drawn = _drawn(videos, policies, "frames", lambda generator: generator.permutation(model.num_segments))
+        indices = drawn[:, : model.num_focus_segments].sort(dim=1).values.to(indices.device)
     if policies.patches == "learned":
         actions = actions_for_all_frames(learned.glance_actions, model.num_segments)  # [B, T, 4]
     else:
@@ -95,10 +95,6 @@ def _fixed_actions(model: UniAdaFocus, videos: Tensor, policies: Policies) -> Te
     else:
         places = torch.full((len(videos), model.num_segments, 2), 0.5, dtype=torch.float64)
     return torch.cat([places, torch.full_like(places, base_action(model.patch_size, model.input_size))], dim=-1)
-
-
-def _random_frames(generator: np.random.Generator, model: UniAdaFocus) -> np.ndarray:
-    return np.sort(generator.permutation(model.num_segments)[: model.num_focus_segments])
 
 
 def _drawn(videos: Tensor, policies: Policies, what: str, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:

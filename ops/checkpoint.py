@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ops.engine import TrainingState
+from ops.loss_history import NAMES
 from ops.utils import distributed
 from ops.utils.checkpoint_file import PREFIX, Checkpoint, is_plain, read
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
 BESIDE = ".writing"  # ends the names of files that are being written
@@ -66,7 +67,7 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"cannot write {path}: {reason}; the checkpoint before stays") from error
 
 
@@ -140,11 +141,19 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
     load_model(state.model, found.state_dict, path)
     load_optimizer(state.optimizer, found.optimizer, path)
     if state.scaler.is_enabled() and found.scaler:
-        state.scaler.load_state_dict(dict(found.scaler))
+        try:
+            state.scaler.load_state_dict(dict(found.scaler))
+        except KeyError as error:
+            raise UserError(f"checkpoint {path} is damaged: its `scaler` lacks {error}") from error
+    if found.losses and len(found.losses[0]) > len(NAMES):
+        raise UserError(f"checkpoint {path} is damaged: its `losses` are more than this program's {len(NAMES)}")
     state.epoch, state.step, state.losses, state.resumed = found.epoch, found.step, found.losses, True
     state.best = found.best or None  # 0 stands for no evaluation yet
     if distributed.rank() < len(found.random_states):
-        torch.set_rng_state(found.random_states[distributed.rank()])
+        try:
+            torch.set_rng_state(found.random_states[distributed.rank()])
+        except RuntimeError as error:
+            raise UserError(f"checkpoint {path} is damaged: its `random_states` are not PyTorch's") from error
     if not found.step:
         return
     if found.videos not in (None, videos):
@@ -179,6 +188,12 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
             f"checkpoint {path} does not fit the model that the options describe "
             f"(classes, segments, hidden sizes, glance network): {'; '.join(problems[:5])}{more}"
         )
+    infinite = [key for key in own if not state[key].isfinite().all()]
+    if infinite:
+        raise UserError(
+            f"checkpoint {path} is damaged, or its training has diverged: {len(infinite)} of its {len(own)} tensors "
+            f"hold numbers that are not finite, first {infinite[0]}"
+        )
     model.load_state_dict(dict(state))
 
 
@@ -212,6 +227,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
         momenta = {number: value.get("momentum_buffer") for number, value in state["state"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"checkpoint {path} holds no optimizer state that can be resumed: {error!r}") from error
+    if not all(isinstance(number, int) for number in numbers):
+        raise UserError(f"checkpoint {path} is damaged: its optimizer state does not number the parameters")
     if len(numbers) != len(parameters):
         raise UserError(f"the optimizer in {path} has {len(numbers)} parameters, the model {len(parameters)}")
     for number, parameter in zip(numbers, parameters, strict=True):

@@ -63,6 +63,8 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
         len(data.train), options.batch_size, options.seed, distributed.rank(), distributed.world_size()
     )
     loader = build_loader(data.train, batches, options.workers, run.device)
+    if state.epoch >= options.epochs:
+        run.log.line(f"warning: nothing to train: {state.epoch} epochs lie behind, and --epochs is {options.epochs}")
     for epoch in range(state.epoch, options.epochs):
         lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
         set_learning_rate(state.optimizer, lr)

@@ -26,7 +26,7 @@ from ops.engine import TrainingState
 from ops.inference import check_precision
 from ops.optim import build_optimizer
 from ops.utils import distributed
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 from ops.utils.session import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,6 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
         config = find_dataset(options)
         splits = {name: build_dataset(options, config, name, training=name == "train") for name in split_names}
         data = Data(config, splits)
-        share_of_batch(options)
         share_of_evaluation_batch(options)
         check_precision(options.eval_precision, run.device)
         if options.compile:
@@ -91,6 +90,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         found = find_checkpoint(run)
         if options.resume and found is None:
             run.log.line(f"no checkpoint in {run.log.folder}: starting from the beginning")
+        share_of_batch(options)
         TrainingBatches(len(data.train), options.batch_size, options.seed)  # refuses more videos than there are
     with distributed.fail_together():
         model = build_model(options, data.config.num_classes)
@@ -147,7 +147,7 @@ def share_of_batch(options: argparse.Namespace) -> int:
     """How many videos of each global batch are this process's; UserError where they cannot be shared equally, or not
     be worked through in `--grad_accum` equal pieces."""
     share = _equal_share("--batch_size", options.batch_size)
-    if not options.evaluate and share % options.grad_accum:
+    if share % options.grad_accum:
         raise UserError(
             f"--grad_accum {options.grad_accum} does not divide the {share} videos that each of "
             f"{distributed.world_size()} process(es) has of --batch_size {options.batch_size}"
@@ -236,11 +236,9 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(lambda numbers: numbers + 1)(torch.zeros(8, device=device))
     except Exception as error:  # of many kinds: no compiler, no Python headers, no Triton, an unsupported Python
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        needed = (
-            "a C++ compiler such as g++ (or its path in CXX)" if device.type == "cpu" else "Triton and a C compiler"
-        )
-        raise UserError(f"--compile does not work here ({lines[0]}): it needs {needed}; or leave it out") from error
+        needed = "a C++ compiler (its path in CXX)" if device.type == "cpu" else "Triton and a C compiler"
+        message = f"--compile does not work here ({first_line(error)}): it needs {needed}; or leave it out"
+        raise UserError(message) from error
 
 
 def changed_options(before: Mapping[str, Any], options: argparse.Namespace) -> list[str]:

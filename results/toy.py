@@ -216,19 +216,13 @@ def _cell(value: str | Mapping[str, float | None]) -> str:
 def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
     """The early-exit curve, averaged over the seeds point by point, as PNG. Raises UserError where that fails."""
     found, seeds = results["over_seeds"], len(results["seeds"])
-    nothing = np.array([])  # the picture does not show the exits' shares and thresholds
-
-    def exit_point(point: Mapping[str, Mapping[str, float]]) -> ExitPoint:
-        p, *figures = (point[name]["mean"] for name in ("p", "gflops", "metric", "random_metric"))
-        return ExitPoint(int(p), *figures, nothing, nothing)
-
-    fixed = found["fixed_exits"]
-    curves = ExitCurves(
-        metric="accuracy",
-        gflops=[row["gflops"]["mean"] for row in fixed],
-        points={name: [exit_point(point) for point in points] for name, points in found["early_exit"].items()},
-        fixed=[row["metric"]["mean"] for row in fixed],
-    )
+    shown, hidden = ("p", "gflops", "metric", "random_metric"), [np.array([])] * 2  # the exits' shares and thresholds
+    points = {
+        criterion: [ExitPoint(*(row[name]["mean"] for name in shown), *hidden) for row in rows]
+        for criterion, rows in found["early_exit"].items()
+    }
+    gflops, fixed = ([row[name]["mean"] for row in found["fixed_exits"]] for name in ("gflops", "metric"))
+    curves = ExitCurves("accuracy", gflops, points, fixed)
     save_png(path, early_exit_figure(curves, "toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds"))
 
 
@@ -241,8 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root_log", type=Path, default=Path("log/toy_results"), help="default: log/toy_results")
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
     given = parser.parse_args(arguments)
-    cores = os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // given.parallel)))  # of each run
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.parallel)))  # of each run
     make_results(given.seeds, given.parallel, DATA, OPTIONS, given.data_dir, given.root_log, given.out)
     print(f"done: {given.seeds} seeds; {given.out / 'toy.md'}, toy.json and toy_early_exit.png")
     return EXIT_DONE

@@ -170,3 +170,21 @@ def test_an_optimizer_of_another_model_is_refused(small_model, tmp_path):
         checkpoint.load_optimizer(_optimizer(small_model), {"state": {}, "param_groups": [{"params": [0]}]}, "x")
     with pytest.raises(UserError, match="holds no optimizer state"):
         checkpoint.load_optimizer(_optimizer(small_model), {"state": {}}, "x")
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "changed.pth.tar"
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, path)
+    content = bytearray(path.read_bytes())
+    place = content.index(bytes(1000)) + 500
+    content[place : place + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"changed\.pth\.tar is damaged: the checksum of .* is wrong"):
+        checkpoint.read(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    state = {"weight": torch.tensor([[1.0, float("nan")]]), "bias": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"1 of its 2 tensors hold numbers that are not finite, first weight"):
+        checkpoint.load_model(model, state, tmp_path / "diverged.pth.tar")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ops.utils.errors import UserError
+from ops.utils.files import read_utf8
 
 MAX_LABELS = 3
 MAX_FRAMES = 10_000_000  # four days at 30 frames per second: above it, the field is something else
@@ -75,14 +76,13 @@ def read_annotations(path: str | os.PathLike, separator: str, num_classes: int, 
     Raises UserError, with file and line, for anything that cannot be a row of this dataset.
     """
     path = Path(path)
-    content = _read_utf8(path)
     separator_bytes = separator.encode()
     name_bytes, name_offsets = bytearray(), array("q", [0])
     frames, labels, line_numbers = array("i"), array("q"), array("i")
     seen: set[bytes] = set()
     repeated: list[int] = []
     left_out = 0
-    for line_number, line in enumerate(content.split(b"\n"), start=1):
+    for line_number, line in enumerate(read_utf8(path, "split file").split(b"\n"), start=1):
         row = line.strip()
         if not row:
             continue
@@ -144,19 +144,6 @@ def first_names(path: str | os.PathLike, separator: str, limit: int) -> list[str
             except ValueError:  # UnicodeDecodeError is one
                 continue
     return names
-
-
-def _read_utf8(path: Path) -> bytes:
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the split file's path") from None
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not valid UTF-8; save the split file as UTF-8") from None
-    return content
 
 
 def _split_row(row: bytes, separator: bytes) -> tuple[bytes, list[bytes]]:

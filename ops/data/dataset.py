@@ -10,10 +10,12 @@ frame is an error. The recipe is in `ops/data/transforms.py`.
 
 import os
 import signal
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
 from heapq import merge
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -27,6 +29,7 @@ from ops.data import transforms
 from ops.data.annotations import read_annotations
 from ops.data.images import BadFrame, read_array, read_image
 from ops.utils.errors import UserError
+from ops.utils.signals import SAME_SECONDS
 
 SPLITS = ("train", "val")
 BACKENDS = ("fast", "pillow")
@@ -235,9 +238,17 @@ def worker_init(worker_id: int) -> None:
     """`worker_init_fn` of a DataLoader: one thread per worker, and a stop is left to the main process.
 
     Launchers and schedulers send SIGTERM to all processes of a run. The main process finishes its step and saves, for
-    which it needs its workers; a second one, as the DataLoader sends to a worker that does not end, ends the worker.
+    which it needs its workers; a later one, as the DataLoader sends to a worker that does not end, ends the worker.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    first: list[float] = []
+
+    def end_later(number: int, frame: FrameType | None) -> None:
+        first.append(time.monotonic())
+        if first[-1] - first[0] > SAME_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end_later)

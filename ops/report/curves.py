@@ -144,11 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(options.folders) > 1 and not options.output:
         raise UserError("name the picture that compares these runs with --output")
-    runs = {}
-    for folder in options.folders:
-        runs[str(folder)] = read_records(folder / METRICS_FILE)
-        if not runs[str(folder)]:
-            raise UserError(f"{folder / METRICS_FILE} has no epoch yet: nothing to draw")
+    runs = {str(folder): read_records(folder / METRICS_FILE) for folder in options.folders}
+    for folder, records in runs.items():
+        if not records:
+            raise UserError(f"{folder}/{METRICS_FILE} has no epoch yet: nothing to draw")
     output = options.output or options.folders[0] / CURVES_FILE
     save_png(output, curves_figure(runs))
     print(f"done: {output}")

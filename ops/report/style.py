@@ -25,7 +25,7 @@ def new_figure(width: float, height: float, dpi: float, layout: str | None = Non
 
 
 def plain_axes(axes: Axes, size: float, grid: str | None = "both", **ticks: Any) -> None:
-    """Axes on the left and below only. size: of their numbers, points; grid: "both", "y" or None; ticks: as for `tick_params`."""
+    """Axes on the left and below only. size: of their numbers, points; grid: "y", "both"; ticks: for `tick_params`."""
     axes.tick_params(labelsize=size, color=AXES, **ticks)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(AXES)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 
 PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
 _UNREADABLE = (
@@ -56,7 +56,7 @@ def read(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
-        _refuse_bomb(path)
+        _check_archive(path)
         with torch.serialization.safe_globals(_harmless_numpy()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
@@ -84,7 +84,7 @@ def read(path: Path) -> Checkpoint:
         scaler=field("scaler", _scaler),
         videos=field("videos", _count),
         random_states=field("random_states", _random_states, ()),
-        options=field("options", _mapping, {}),
+        options=field("options", _plain_values, {}),
     )
 
 
@@ -119,6 +119,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _plain_values(value: Any) -> Mapping[str, Any]:
+    for name, option in _mapping(value).items():
+        for part in option if isinstance(option, (list, tuple)) else (option,):
+            if not isinstance(part, (str, bool, int, float, type(None))):
+                raise ValueError(f"holds something else than a plain value for {name}")
+    return value
+
+
 def _scaler(value: Any) -> Mapping[str, Any]:
     for name, number in _mapping(value).items():
         if _finite(number) < 0:
@@ -140,14 +148,17 @@ def _random_states(value: Any) -> tuple[Tensor, ...]:
     return tuple(value)
 
 
-def _refuse_bomb(path: Path) -> None:
-    """torch.save packs nothing, so a file that unpacks to more than its own size is not its work."""
+def _check_archive(path: Path) -> None:
+    """Raise UserError where a checksum is wrong, which torch.load does not look at, and ValueError where the file would
+    unpack to more than its own size: torch.save packs nothing, so that is not its work."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        if damaged := archive.testzip():
+            raise UserError(f"{path} is damaged: the checksum of {damaged} in it is wrong; copy or download it again")
 
 
 def _harmless_numpy() -> list:
@@ -159,9 +170,8 @@ def _harmless_numpy() -> list:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    if named := re.search(r"GLOBAL ([\w.]+)", text):
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it wants to run code on loading, which is refused ({named.group(1)})"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or torch.save did not write it"
-    return (text.splitlines() or [type(error).__name__])[0][:200]
+    if isinstance(error, (pickle.UnpicklingError, EOFError, KeyError)) or "PytorchStreamReader" in str(error):
+        return "it is damaged or cut short, or torch.save did not write it"
+    return first_line(error)[:200]

@@ -32,6 +32,12 @@ def original_message(error: UserError) -> str:
     return lines[-1].partition("UserError: ")[2] or lines[-1]
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that says something, else the error's kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def is_first_process() -> bool:
     """Whether this is the launcher's first process, the one that says what all of them would say alike."""
     return os.environ.get("RANK", "0") == "0"

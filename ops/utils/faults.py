@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ops.utils import distributed
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 
 _SHARED_MEMORY = re.compile(r"shared memory|shm|bus error", re.IGNORECASE)
 _WORKER_ENDED = re.compile(r"DataLoader worker[^)]*\) (is killed by signal: [^.]*|exited unexpectedly)")
@@ -23,7 +23,7 @@ def explained(options: argparse.Namespace) -> Iterator[None]:
     """Turn failures of the machine within the block into a UserError that says what to do; others pass unchanged."""
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):  # the latter is of the output, see `run_entry`
         raise
     except (RuntimeError, OSError, MemoryError) as error:
         message = explanation(error, options)
@@ -54,11 +54,7 @@ def explanation(error: Exception, options: argparse.Namespace) -> str | None:
     if dist.is_initialized() and (isinstance(error, dist.DistBackendError) or _LOST_CONTACT.search(text)):
         missing = distributed.missing_ranks()
         who = f"process {', '.join(map(str, missing))}" if missing else "another process"
-        return f"process {distributed.rank()} lost {who} ({_first_line(text)}); look at that process's messages"
+        return f"process {distributed.rank()} lost {who} ({first_line(error)[-160:]}); look at that process's messages"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror}: {error.filename or 'a file'}"
     return None
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[-160:]

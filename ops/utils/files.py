@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are read whole, and files that are there whole or not at all."""
 
 import contextlib
 import os
@@ -7,6 +7,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ops.utils.errors import UserError
+
+
+def read_utf8(path: Path, what: str) -> bytes:
+    """The text of a file without its byte-order mark. UserError, with the line, where it cannot be read as UTF-8.
+
+    what: "class file", for instance.
+    """
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        content.decode()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the {what} and its permissions") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not valid UTF-8; save the {what} as UTF-8") from None
+    return content
 
 
 @contextlib.contextmanager

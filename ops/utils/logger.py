@@ -26,7 +26,6 @@ from ops.utils.files import whole_file
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
-    from torch.utils.tensorboard import SummaryWriter
 
 RUN_FILES = (
     "log*.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
@@ -99,38 +98,35 @@ class RunLogger:
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add values to TensorBoard under prefix/name."""
-        if self.active:
-            with _writable(self.folder):
-                for name, value in values.items():
-                    self._tensorboard().add_scalar(f"{prefix}/{name}", value, step)
+        for name, value in values.items():
+            self._add("scalar", f"{prefix}/{name}", value, step)
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Add a picture to TensorBoard, in the figure's own resolution."""
         if self.active:
             figure.canvas.draw()
             pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-            with _writable(self.folder):
-                self._tensorboard().add_image(name, pixels, step, dataformats="HWC")
+            self._add("image", name, pixels, step, dataformats="HWC")
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Add the distribution of some numbers to TensorBoard."""
-        if self.active:
-            with _writable(self.folder):
-                self._tensorboard().add_histogram(name, values, step)
+        self._add("histogram", name, values, step)
 
     def text(self, name: str, markdown: str, step: int) -> None:
         """Add a text to TensorBoard."""
-        if self.active:
-            with _writable(self.folder):
-                self._tensorboard().add_text(name, markdown, step)
+        self._add("text", name, markdown, step)
 
-    def _tensorboard(self) -> "SummaryWriter":
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation does not need it
+    def _add(self, what: str, *arguments: Any, **settings: Any) -> None:
+        """Call TensorBoard's method for adding a "scalar", an "image", and so on."""
+        if not self.active:
+            return
+        with _writable(self.folder):
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter  # slow to import, and evaluation does not need it
 
-            threading.excepthook = _quiet_about_tensorboard
-            self._writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
-        return self._writer
+                threading.excepthook = _quiet_about_tensorboard
+                self._writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
+            getattr(self._writer, f"add_{what}")(*arguments, **settings)
 
     def progress(self, batches: Iterable, description: str) -> Iterable:
         """The batches, with a progress bar on a terminal."""

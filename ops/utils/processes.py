@@ -67,7 +67,9 @@ def run_jobs(
                     process.join()
                     if waiting:
                         _start_worker(work, initialise, waiting.popleft(), busy)
-                    yield job, WorkerDied(f"its process ended with {_describe_exit(process.exitcode)}")
+                    code = process.exitcode
+                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    yield job, WorkerDied(f"its process ended with {how}")
                     continue
                 if not finished:
                     on_progress(value)
@@ -136,9 +138,3 @@ def _serve(connection: Connection, work: Callable, initialise: Callable) -> None
 def _leave_once(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the tidying up
     sys.exit(143)
-
-
-def _describe_exit(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code}"
-    return f"exit code {code}"

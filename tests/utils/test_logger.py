@@ -98,3 +98,15 @@ def test_a_disk_that_fills_up_while_logging_is_one_error(kind, tmp_path):
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: ")
     assert all(name in error for name in (str(tmp_path / "run"), "File too large", "--root_log"))
+
+
+def test_only_a_training_hides_earlier_figures_in_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, first_epoch, prefix in (("log.csv", 0, "train"), ("log_eval.csv", None, "early_exit")):
+        logger = RunLogger(tmp_path)
+        logger.open(name, first_epoch)
+        logger.scalars(prefix, {"metric": 1.0}, 1)
+        logger.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert len(events.Scalars("train/metric")) == len(events.Scalars("early_exit/metric")) == 1

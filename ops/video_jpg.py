@@ -46,6 +46,7 @@ from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
 from ops.utils.failure_list import FAILED_FILE, printable
 from ops.video.extraction import Summary, extract_videos
 from ops.video.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, FrameSettings, FrameTemplate
+from ops.video.frames_root import estimate
 from ops.video.plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
 from ops.video.reader import silence_decoders
 from ops.video.split_files import LabelledVideo, read_labels, write_split_files
@@ -132,7 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         videos = find_videos(args.dir_path, args.dst_dir_path, args.accepted_formats)
         labels = read_labels(args.write_split, videos, separator)
     if args.dry_run:
-        _print_plan(plan(args.dir_path, args.dst_dir_path, settings.template, selection))
+        planned = plan(args.dir_path, args.dst_dir_path, settings.template, selection)
+        _print_plan(planned)
+        to_make = [args.dir_path / video.name for video in planned if video.action in ("make", "redo")]
+        print(estimate(to_make, args.dst_dir_path, settings))
         return EXIT_DONE
 
     summary = Summary()

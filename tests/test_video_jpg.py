@@ -429,7 +429,7 @@ def test_a_wrong_table_is_found_before_any_work(tmp_path, capsys):
         (["--file_list", "absent.txt"], "absent.txt: cannot be read"),
         (["--write_split", "absent.csv"], "absent.csv: cannot be read"),
         (["--accepted_formats", ".ogv"], "no video in this folder (.ogv)"),
-        (["--backend", "ffmpeg", "--jpeg_quality", "90"], "--jpeg_quality is for --backend opencv"),
+        pytest.param(["--jpeg_quality", "90"], "--jpeg_quality is for --backend opencv", marks=needs_ffmpeg),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, problem, capsys):

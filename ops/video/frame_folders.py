@@ -100,7 +100,7 @@ class FrameSettings:
         if self.backend not in BACKENDS:
             raise UserError(f"backend {self.backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
         if self.backend == "ffmpeg" and not ffmpeg.is_installed():
-            raise UserError("no program 'ffmpeg' is found: install it, or leave out --backend ffmpeg to use OpenCV")
+            raise UserError("no program 'ffmpeg' is found: install it (apt-get install ffmpeg), or use --backend auto")
 
     @property
     def uses_ffmpeg(self) -> bool:

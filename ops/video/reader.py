@@ -52,7 +52,9 @@ class PlainVideo:
         self._path, self._capture, self._at = path, None, -1
         with _open(path) as capture:
             codec, file_rate = _codec_name(capture), capture.get(cv2.CAP_PROP_FPS)
-            promised, decoded = capture.get(cv2.CAP_PROP_FRAME_COUNT), _call(capture.grab)
+            promised, decoded = capture.get(cv2.CAP_PROP_FRAME_COUNT), False
+            with suppress(NotPlain):  # the line below says as much
+                decoded = _call(capture.grab)
             first = capture.get(cv2.CAP_PROP_PTS)
         if not decoded:
             raise NotPlain(f"OpenCV decodes no frame of it (codec {codec})")

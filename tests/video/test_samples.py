@@ -83,6 +83,8 @@ def check_extraction(name, video, target, expected, settings):
 
 def check_single_frames(name, video, expected, settings):
     """`VideoFile` gives the frames of the extraction, or refuses the video."""
+    if settings.uses_ffmpeg and not name.endswith((".mp4", ".mkv", ".webm", ".mov")):
+        return  # it is extracted, which `check_extraction` looks at
     count = len(expected)
     numbers = sorted({1, max(1, count // 3), max(1, count * 2 // 3), count})
     try:

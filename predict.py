@@ -66,7 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--json", metavar="FILE", help="write a list of objects; - for standard output, then no table")
     output.add_argument("--csv", metavar="FILE", help="write a row per video and class; - likewise")
     output.add_argument("--save_images", type=Path, metavar="DIR", help="a picture per video of what was looked at")
-    output.add_argument("--save_video", type=Path, metavar="DIR", help="each video with the patch drawn in it")
+    output.add_argument(
+        "--save_video",
+        type=Path,
+        metavar="DIR",
+        help="each video with the patch drawn in it, as H.264 where ffmpeg is installed",
+    )
     return parser
 
 

@@ -1,17 +1,17 @@
 """How fast videos become frames, and how large and how good the frames are.
 
     python -m benchmarks.extraction
-    python -m benchmarks.extraction --frames 900 --rounds 5 --quality 30 75 90
+    python -m benchmarks.extraction --frames 900 --rounds 5 --quality 18 75 90
 
-Makes a synthetic cluttered clip of 640x360 pixels and turns it into frames with OpenCV, at several JPEG qualities, and,
-where the program is there, with the published ffmpeg command, in turns on one core, so that a machine that slows down
-slows both. Beside the frames per second stand kB per frame and PSNR against the decoded clip (dB).
+Makes a synthetic cluttered clip of 640x360 pixels and turns it into frames with the published command in a shell, with
+`--backend ffmpeg`, and with OpenCV at several JPEG qualities, in turns on one core, so that a machine that slows down
+slows all. Beside the frames per second stand kB per frame and PSNR against the decoded clip (dB).
 """
 
 import argparse
 import itertools
-import shutil
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,11 +23,12 @@ import numpy as np
 
 from benchmarks.measuring import Row, one_core, row_of, run, take_turns
 from ops.utils.errors import UserError, run_entry
+from ops.video import ffmpeg
 from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames
-from ops.video.reader import read_frames, silence_decoders
+from ops.video.reader import PlainVideo, silence_decoders
 
 HEIGHT, WIDTH = 360, 640  # pixels
-OPTIONS = {"frames": 300, "rounds": 3, "quality": [30, 75, 90]}
+OPTIONS = {"frames": 300, "rounds": 3, "quality": [18, 75, 90]}
 _CLIP_RATE = 30.0  # frames per second
 _DETAIL = ((2, 6), (4, 10), (8, 16), (16, 24), (40, 30))  # (size of a blotch in pixels, contrast in grey levels)
 
@@ -67,21 +68,23 @@ def make_clip(path: Path, frames: int) -> None:
 
 def size_and_quality(clip: Path, folder: Path, template: FrameTemplate) -> str:
     """kB per frame and mean PSNR of the frames in `folder` against the decoded clip, in words."""
-    sizes, ratios = [], []
-    for number, (_, image) in enumerate(read_frames(clip), start=1):
+    sizes, ratios, video = [], [], PlainVideo(clip)
+    for number, image in enumerate(video.read(range(1, len(video.frames) + 1)), start=1):
         path = folder / template.name(number)
         sizes.append(path.stat().st_size / 1000)
         ratios.append(cv2.PSNR(image, cv2.imread(str(path))))
+    video.close()
     return f"{statistics.mean(sizes):.1f} kB, PSNR {statistics.mean(ratios):.1f} dB"
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """A row for each JPEG quality."""
+    """A row for each backend and JPEG quality."""
     silence_decoders()
-    base = FrameSettings(height=HEIGHT, decoder_threads=1)
-    readers = {f"quality {quality}": replace(base, jpeg_quality=quality) for quality in arguments.quality}
-    if shutil.which("ffmpeg"):
-        readers["yardstick"] = replace(base, backend="ffmpeg")
+    has_ffmpeg = ffmpeg.is_installed()
+    base = FrameSettings(height=HEIGHT, backend="opencv")
+    readers = {f"opencv, quality {quality}": replace(base, jpeg_quality=quality) for quality in arguments.quality}
+    if has_ffmpeg:
+        readers = {"ffmpeg": replace(base, backend="ffmpeg"), **readers}
     with tempfile.TemporaryDirectory() as work:
         clip, turns = Path(work) / "clip.mp4", itertools.count()
         make_clip(clip, arguments.frames)
@@ -91,12 +94,21 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
             make_frames(clip, folder, settings, lambda _: None)
             return folder
 
+        def published() -> Path:
+            folder = Path(work) / str(next(turns))
+            folder.mkdir()
+            command = f'ffmpeg -nostdin -v error -i "{clip}" -vf scale=-1:{HEIGHT} "{folder}/image_%05d.jpg"'
+            subprocess.run(["sh", "-c", command], check=True)
+            return folder
+
+        ways = {name: partial(extract, settings) for name, settings in readers.items()}
+        if has_ffmpeg:
+            ways["yardstick"] = published
         with one_core():
-            ways = {name: partial(extract, settings) for name, settings in readers.items()}
             seconds, folders = take_turns(ways, arguments.rounds)
-        found = {name: size_and_quality(clip, folders[name], base.template) for name in readers}
-    there = f", as published {found['yardstick']}" if "yardstick" in found else "; no ffmpeg here"
-    for name in (name for name in readers if name != "yardstick"):
+        found = {name: size_and_quality(clip, folders[name], base.template) for name in ways}
+    there = f", as published {found['yardstick']}" if has_ffmpeg else "; no ffmpeg here"
+    for name in readers:
         yield row_of(f"extraction, {name}, frames/s", seconds, found[name] + there, arguments.frames, ours=name)
 
 

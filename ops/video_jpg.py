@@ -6,22 +6,28 @@
 
 The last line then reads, for instance,
 
-    done: 120 videos made, 0 made anew, 3 already there, 1 failed; 36000 frames in 71.2 s (506 frames/s)
+    done: 120 videos made, 0 redone, 3 already there, 1 failed; 36000 frames in 71.2 s (506 frames/s)
 
 VIDEOS/cooking/soup.mp4 becomes DATA/frames/cooking/soup/image_00001.jpg and so on, 360 pixels high. Run the same
-command again after a stop or a failure: finished videos are skipped, unfinished ones made anew. What failed stands in
-DATA/frames/failed.txt, and the exit code is then 1.
+command again after a stop or a failure: finished videos are skipped, unfinished ones redone. What failed is in
+DATA/frames/failed.txt, and the exit code is then 1. How frames were made is in DATA/frames/how_made.json; a run with
+other options stops.
+
+The program ffmpeg makes the frames where it is installed (`apt-get install ffmpeg`): exactly those of the published
+command, `ffmpeg -i VIDEO -vf scale=-1:360 [-r RATE] image_%05d.jpg`. A damaged or short video is kept if at least 90 %
+of the promised frames came, and is listed in failed.txt with both counts; `--strict` refuses it.
+
+Without ffmpeg, OpenCV reads plain videos: constant rate, progressive, starting at zero. It refuses others, and says so.
+Its scaling is its own, and `--jpeg_quality` is for it: on a synthetic 640x360 clip (benchmarks/extraction.py) the
+published command gives 27.6 dB PSNR at 14 kB per frame, OpenCV 27.0 dB at 16 kB with the default 18, 28.5 dB at 21 kB
+with 30 and 32.3 dB at 42 kB with 75.
 
 The published split files count on one frame per second for FCVID (`--frame_rate 1`) and on the videos' own rate for
-ActivityNet and Mini-Kinetics (the default). The frames are as many as ffmpeg makes; see `ops.video.frame_timing`.
+ActivityNet and Mini-Kinetics (the default). At 12 kB per frame ActivityNet's 49 million frames take 0.55 to 0.66 TB.
+A run begins with an estimate, and stops at once where that does not fit on the disk.
 
 `--write_split` writes classInd.txt, train_split.txt and val_split.txt into DATA, the folder that holds the frames root;
 `ops.video.split_files` says what the table looks like.
-
-OpenCV reads the videos and needs nothing else. Its JPEG files are better and larger than the published ones: on a
-synthetic 640x360 clip (benchmarks/extraction.py) 32 dB PSNR at 42 kB per frame with the default `--jpeg_quality 75`,
-28 dB at 21 kB with 30 and 34 dB at 68 kB with 90, where the published ffmpeg command gives 27 dB at 12 kB.
-`--backend ffmpeg` gives exactly the latter.
 """
 
 import argparse
@@ -40,6 +46,7 @@ from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
 from ops.utils.failure_list import FAILED_FILE, printable
 from ops.video.extraction import Summary, extract_videos
 from ops.video.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, FrameSettings, FrameTemplate
+from ops.video.frames_root import estimate
 from ops.video.plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
 from ops.video.reader import silence_decoders
 from ops.video.split_files import LabelledVideo, read_labels, write_split_files
@@ -77,9 +84,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     frames.add_argument("--height", type=int, default=DEFAULT_HEIGHT, help="in pixels (default: %(default)s)")
     frames.add_argument(
-        "--jpeg_quality", type=int, help=f"0..100, of the opencv backend (default: {DEFAULT_JPEG_QUALITY}); see above"
+        "--jpeg_quality", type=int, help=f"0..100, of --backend opencv (default: {DEFAULT_JPEG_QUALITY}); see above"
     )
-    frames.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="reader (default: %(default)s)")
+    frames.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="auto: the program ffmpeg where it is installed, else OpenCV (default: %(default)s)",
+    )
+    frames.add_argument("--strict", action="store_true", help="refuse every video that is damaged or short")
 
     work = parser.add_argument_group("work")
     work.add_argument("--parallel", action="store_true", help="use several processes instead of one")
@@ -101,8 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     silence_decoders()
     dataset_template, separator = _dataset_format(args.dataset)
-    if args.jpeg_quality is not None and args.backend == "ffmpeg":
-        raise UserError("--jpeg_quality is for --backend opencv; ffmpeg writes its default quality, as published")
     workers = args.num_workers if args.parallel else 1
     if workers < 1:
         raise UserError(f"{workers} workers cannot do anything: give 1 or more")
@@ -112,14 +123,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         None if args.frame_rate == -1 else args.frame_rate,
         DEFAULT_JPEG_QUALITY if args.jpeg_quality is None else args.jpeg_quality,
         args.backend,
+        strict=args.strict,
     )
+    if args.jpeg_quality is not None and settings.uses_ffmpeg:
+        raise UserError("--jpeg_quality is for --backend opencv; ffmpeg writes its default quality, as published")
     selection = Selection(args.accepted_formats, args.begin, args.end, args.file_list)
     labels = None
     if args.write_split is not None:
         videos = find_videos(args.dir_path, args.dst_dir_path, args.accepted_formats)
         labels = read_labels(args.write_split, videos, separator)
     if args.dry_run:
-        _print_plan(plan(args.dir_path, args.dst_dir_path, settings.template, selection))
+        planned = plan(args.dir_path, args.dst_dir_path, settings.template, selection)
+        _print_plan(planned)
+        to_make = [args.dir_path / video.name for video in planned if video.action in ("make", "redo")]
+        print(estimate(to_make, args.dst_dir_path, settings))
         return EXIT_DONE
 
     summary = Summary()
@@ -137,15 +154,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, _Terminated) as stop:
         print(f"stopped: {summary}. Run the same command again to go on.", flush=True)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    for name, reason in summary.failed[:_FAILURES_TO_NAME]:
-        print(f"failed: {printable(name)}: {printable(reason)}", file=sys.stderr)
-    if len(summary.failed) > _FAILURES_TO_NAME:
+    listed = [*(("failed", *entry) for entry in summary.failed), *(("kept", *entry) for entry in summary.flawed)]
+    for word, name, reason in listed[:_FAILURES_TO_NAME]:
+        print(f"{word}: {printable(name)}: {printable(reason)}", file=sys.stderr)
+    if len(listed) > _FAILURES_TO_NAME:
         failed_file = printable(str(args.dst_dir_path / FAILED_FILE))
-        print(f"and {len(summary.failed) - _FAILURES_TO_NAME} more; see {failed_file}", file=sys.stderr)
+        print(f"and {len(listed) - _FAILURES_TO_NAME} more; see {failed_file}", file=sys.stderr)
     if labels is not None:
         _write_splits(labels, args.dst_dir_path, settings.template, separator)
     print(f"done: {summary}", flush=True)
-    return EXIT_WITH_FAILURES if summary.failed else EXIT_DONE
+    return EXIT_WITH_FAILURES if listed else EXIT_DONE
 
 
 def _dataset_format(dataset: str | None) -> tuple[str, str]:
@@ -155,7 +173,7 @@ def _dataset_format(dataset: str | None) -> tuple[str, str]:
 
 
 def _print_plan(planned: Sequence[PlannedVideo]) -> None:
-    words = {"make": "would make", "redo": "would make anew", "skip": "already there", "fail": "would fail"}
+    words = {"make": "would make", "redo": "would redo", "skip": "already there", "fail": "would fail"}
     for video in planned:
         where = f": {video.reason}" if video.action == "fail" else f" -> {video.folder}"
         print(f"{words[video.action]}: {printable(video.name)}{printable(where)}")

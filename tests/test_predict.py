@@ -174,10 +174,10 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(capsys, tmp_path):
     assert call(predict.main, *arguments) == 1
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert line.startswith(f"failed: {tmp_path}/bad\\n.mp4: cannot be opened")
+    assert line.startswith(f"failed: {tmp_path}/bad\\n.mp4: cannot be read as a video")
     assert "videos/a.mp4" in printed.out and printed.out.splitlines()[-1].startswith("1 videos, 1 failed; ")
     bad, good = json.loads((tmp_path / "p.json").read_text())
-    assert bad["video"] == f"{tmp_path}/bad\n.mp4" and bad["error"].startswith("cannot be opened")
+    assert bad["video"] == f"{tmp_path}/bad\n.mp4" and bad["error"].startswith("cannot be read as a video")
     assert good["patches"] == 2
 
 

@@ -11,11 +11,19 @@ import cv2
 import pytest
 
 from ops.utils.errors import UserError
-from ops.video.frame_folders import FrameSettings, FrameTemplate, _unfinished_mark, ffmpeg_command, scaled_size
+from ops.video.ffmpeg import published_command, run_published
+from ops.video.frame_folders import (
+    DiskFull,
+    FrameSettings,
+    FrameTemplate,
+    _unfinished_mark,
+    attempt,
+    scaled_size,
+)
 from ops.video.plan import plan
 from ops.video_jpg import extract_videos, main
 from tests.conftest import ROOT, call, run_script, the_error
-from tests.videos import frame_number, make_video
+from tests.videos import frame_number, make_video, set_durations
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
 ODD_NAMES = [
@@ -29,7 +37,7 @@ def tree(folder):
     found = {}
     for here, _, files in os.walk(folder):
         frames = [name for name in files if name.endswith(".jpg")]
-        assert set(files) - set(frames) <= {"failed.txt"}
+        assert set(files) - set(frames) <= {"failed.txt", "how_made.json"}
         if frames:
             assert sorted(frames) == [f"image_{number:05d}.jpg" for number in range(1, len(frames) + 1)]
             found[os.path.relpath(here, folder)] = len(frames)
@@ -52,7 +60,7 @@ def test_sub_folders_and_endings_in_any_case_become_folders_of_frames(tmp_path, 
     assert tree(target) == {"a": 20, "cooking/b": 7, "cooking/c": 5}
     image = cv2.imread(str(target / "a" / "image_00014.jpg"))
     assert image.shape == (24, 32, 3) and frame_number(image) == 13
-    assert "3 videos made, 0 made anew, 0 already there, 0 failed; 32 frames" in capsys.readouterr().out
+    assert "3 videos made, 0 redone, 0 already there, 0 failed; 32 frames" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -84,7 +92,8 @@ def test_a_better_jpeg_quality_makes_larger_files(tmp_path):
     sizes = []
     for quality in (10, 75, 100):
         target = tmp_path / str(quality)
-        assert call(main, tmp_path / "videos", target, "--jpeg_quality", quality) == 0
+        options = ["--backend", "opencv", "--jpeg_quality", quality]
+        assert call(main, tmp_path / "videos", target, *options) == 0
         sizes.append((target / "a" / "image_00001.jpg").stat().st_size)
     assert sizes == sorted(set(sizes))
 
@@ -129,7 +138,7 @@ def test_a_second_run_skips_what_is_finished_and_redoes_the_rest(tmp_path, capsy
     (target / "d").joinpath("image_00004.jpg").unlink()  # still holds frames: taken as it is
     assert call(main, source, target) == 0
     assert tree(target) == {"a": 4, "b": 4, "c": 4, "d": 3}
-    assert "0 videos made, 2 made anew, 2 already there, 0 failed, 2 unfinished" in capsys.readouterr().out
+    assert "0 videos made, 2 redone, 2 already there, 0 failed, 2 unfinished" in capsys.readouterr().out
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
@@ -154,7 +163,7 @@ def test_bad_files_are_listed_and_the_others_go_on(tmp_path, workers, capsys):
     assert tree(target) == {"good": 5, "z": 5}
     reasons = failures(target)
     assert reasons.keys() == {"empty.mp4", "text.webm", "cut.avi"}
-    assert "empty file" in reasons["empty.mp4"] and "promises 60 frames" in reasons["cut.avi"]
+    assert "empty file" in reasons["empty.mp4"] and "60" in reasons["cut.avi"]
     printed = capsys.readouterr()
     assert "failed: empty.mp4: is an empty file" in printed.err and "3 failed" in printed.out
 
@@ -190,20 +199,30 @@ def test_two_videos_with_one_folder_are_not_mixed(tmp_path):
     assert "would also hold b/c.mp4" in dict(summary.failed)["b.mp4"]
 
 
-def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
-    make_video(tmp_path / "videos" / "a.mp4", 5)
-    make_video(tmp_path / "videos" / "b.mp4", 3)
-    write_bytes = type(tmp_path).write_bytes
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkeypatch, workers, capsys):
+    for name in "abc":
+        make_video(tmp_path / "videos" / f"{name}.mp4", 5)
+    monkeypatch.setattr("ops.video.extraction.attempt", _full_disk_at_b)
+    options = ["--parallel", "--num_workers", workers]
+    assert call(main, tmp_path / "videos", tmp_path / "frames", *options) == 2
+    error = the_error(capsys.readouterr().err)
+    assert "No space left on device: b; make room and run this again. So far" in error
+    assert set(os.listdir(tmp_path / "frames")) <= {"a", "c", "how_made.json"}
 
-    def fail_at_the_fourth_frame(path, content):
-        if path.name == "image_00004.jpg":
-            raise OSError(28, "No space left on device", str(path))
-        return write_bytes(path, content)
 
-    monkeypatch.setattr(type(tmp_path), "write_bytes", fail_at_the_fourth_frame)
-    summary = extract_videos(tmp_path / "videos", tmp_path / "frames")
-    assert summary.done == ["b.mp4"] and "No space left on device" in dict(summary.failed)["a.mp4"]
-    assert sorted(os.listdir(tmp_path / "frames")) == ["b", "failed.txt"]
+def _full_disk_at_b(job, report):
+    return DiskFull("No space left on device: b") if job[0].name == "b.mp4" else attempt(job, report)
+
+
+@needs_ffmpeg
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_noticed_in_what_ffmpeg_says(tmp_path):
+    make_video(tmp_path / "a.mp4", 5)
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "1.jpg").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        run_published(published_command(tmp_path / "a.mp4", 48, None, "%d.jpg"), tmp_path / "frames")
 
 
 def _long_run(source, target, *options):
@@ -229,12 +248,12 @@ def test_a_killed_run_is_taken_up_again(tmp_path, options, capsys):
         deadline = time.monotonic() + 30
         while list(target.glob(".unfinished-*")) and time.monotonic() < deadline:
             time.sleep(0.05)
-    finished = {name for name in os.listdir(target) if not name.startswith(".")}
+    finished = {name for name in os.listdir(target) if not name.startswith(".")} - {"how_made.json"}
     assert len(finished) < 3 and all(tree(target)[name] == 250 for name in finished)
     (source / "c.avi").unlink()
-    assert call(main, source, target, "--height", 24) == 0
+    assert call(main, source, target, "--height", 900) == 0
     assert {name: count for name, count in tree(target).items() if name != "c"} == {"a": 250, "b": 250}
-    assert f"{0 if options else 1} made anew" in capsys.readouterr().out
+    assert f"{0 if options else 1} redone" in capsys.readouterr().out
     assert not list(target.glob(".unfinished-*"))
 
 
@@ -268,8 +287,10 @@ def test_a_list_and_a_range_choose_videos(tmp_path, capsys):
     for number, shard in enumerate(shards):
         assert call(main, source, shard, "--begin", 2 * number, "--end", 2 * number + 1) == 0
     assert [sorted(tree(shard)) for shard in shards] == [["a", "b"], ["c", "e"], ["sub/d"]]
+    capsys.readouterr()
     assert call(main, source, tmp_path / "four", "--begin", 5) == 0
     assert tree(tmp_path / "four") == {}
+    assert "--begin 5: the last video is number 4" in capsys.readouterr().err
 
 
 def test_other_endings_can_be_accepted(tmp_path):
@@ -292,6 +313,74 @@ def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(tmp_path, capsys
     assert printed[1].startswith("would fail: a.mp4: shares its folder")
     assert printed[2] == f"would make: b.mp4 -> {target / 'b'}"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_begins_with_an_estimate_and_stops_where_it_cannot_fit(tmp_path, capsys, monkeypatch):
+    for number in range(40):
+        make_video(tmp_path / "videos" / f"{number}.mp4", 10)
+    (tmp_path / "videos" / "empty.mp4").touch()
+    disk = shutil._ntuple_diskusage(10**12, 10**12 - 10**4, 10**4)
+    monkeypatch.setattr("ops.video.frames_root.shutil.disk_usage", lambda folder: disk)
+    assert call(main, tmp_path / "videos", tmp_path / "frames") == 2
+    printed = capsys.readouterr()
+    assert "41 videos to turn into about 410 frames, 0.0 GB; 0.0 GB are free" in the_error(printed.err)
+    assert tree(tmp_path / "frames") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--height", 24], "height 48, not 24"),
+        (["--frame_rate", 1], "frame_rate None, not 1.0"),
+        (["--prefix", "img_%05d.jpg"], "template image_{:05d}.jpg, not img_{:05d}.jpg"),
+        (["--backend", "opencv", "--jpeg_quality", 90], "jpeg_quality 18, not 90"),
+    ],
+)
+def test_frames_made_in_another_way_are_not_already_there(tmp_path, options, problem, capsys):
+    make_video(tmp_path / "videos" / "a.mp4", 10)
+    start = [tmp_path / "videos", tmp_path / "frames", "--height", 48, "--backend", "opencv"]
+    assert call(main, *start) == 0
+    assert call(main, *start, *options) == 2
+    assert problem in the_error(capsys.readouterr().err)
+    assert call(main, *start) == 0
+
+
+def test_frames_of_unknown_origin_are_taken_with_a_warning(tmp_path, capsys):
+    make_video(tmp_path / "videos" / "a.mp4", 10)
+    assert call(main, tmp_path / "videos", tmp_path / "frames") == 0
+    (tmp_path / "frames" / "how_made.json").unlink()
+    assert call(main, tmp_path / "videos", tmp_path / "frames") == 0
+    assert "nothing says how its frames were made" in capsys.readouterr().err
+
+
+@needs_ffmpeg
+def test_a_short_video_is_kept_and_listed_until_it_is_made_again(tmp_path, capsys):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    path = make_video(source / "a.avi", 60, width=320, height=240)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(0.94 * len(whole))])
+    assert call(main, source, target) == 1
+    printed = capsys.readouterr()
+    count = tree(target)["a"]
+    assert 54 <= count < 60 and failures(target) == {"a.avi": f"short: {count} of 60 promised frames"}
+    assert f"kept: a.avi: short: {count} of 60" in printed.err and "0 failed, 1 short or damaged;" in printed.out
+    assert call(main, source, target) == 0  # already there, and still listed
+    assert failures(target).keys() == {"a.avi"}
+    assert call(main, source, tmp_path / "strict", "--strict") == 1
+    assert tree(tmp_path / "strict") == {} and "short: " in failures(tmp_path / "strict")["a.avi"]
+    path.write_bytes(whole)
+    shutil.rmtree(target / "a")
+    assert call(main, source, target) == 0
+    assert tree(target) == {"a": 60} and not (target / "failed.txt").exists()
+
+
+def test_without_ffmpeg_what_opencv_cannot_do_says_what_to_install(tmp_path, monkeypatch, capsys):
+    path = make_video(tmp_path / "videos" / "a.mp4", 40, 10)
+    set_durations(path, [(20, 2), (20, 1)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert call(main, tmp_path / "videos", tmp_path / "frames") == 1
+    line = "failed: a.mp4: its frame rate varies; install ffmpeg (apt-get install ffmpeg), then run this again"
+    assert line in capsys.readouterr().err
 
 
 def test_one_command_makes_a_data_set(tmp_path, capsys):
@@ -340,7 +429,7 @@ def test_a_wrong_table_is_found_before_any_work(tmp_path, capsys):
         (["--file_list", "absent.txt"], "absent.txt: cannot be read"),
         (["--write_split", "absent.csv"], "absent.csv: cannot be read"),
         (["--accepted_formats", ".ogv"], "no video in this folder (.ogv)"),
-        (["--backend", "ffmpeg", "--jpeg_quality", "90"], "--jpeg_quality is for --backend opencv"),
+        pytest.param(["--jpeg_quality", "90"], "--jpeg_quality is for --backend opencv", marks=needs_ffmpeg),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, problem, capsys):
@@ -378,12 +467,10 @@ def test_frames_inside_the_folder_of_videos_are_not_searched(tmp_path):
 
 
 def test_ffmpeg_is_asked_as_published(tmp_path):
-    settings = FrameSettings(FrameTemplate.parse("img_%05d.jpg"))
-    command = ffmpeg_command(tmp_path / "-i $(x).mp4", settings)
+    command = published_command(tmp_path / "-i $(x).mp4", 360, None, "img_%05d.jpg")
     source = f"file:{tmp_path / '-i $(x).mp4'}"
     assert command[0] == "ffmpeg" and command[-5:] == ["-i", source, "-vf", "scale=-1:360", "./img_%05d.jpg"]
-    settings = FrameSettings(frame_rate=1)
-    assert ffmpeg_command(tmp_path / "a.mp4", settings)[-3:] == ["-r", "1", "./image_%05d.jpg"]
+    assert published_command(tmp_path / "a.mp4", 360, 1.0, "%d.jpg")[-3:] == ["-r", "1", "./%d.jpg"]
 
 
 def test_without_the_program_ffmpeg_its_backend_is_refused(tmp_path, monkeypatch, capsys):

@@ -17,8 +17,8 @@ from torch import Tensor
 from models.uni_adafocus import UniAdaFocus
 from ops.data import transforms
 from ops.data.dataset import BACKENDS
+from ops.video.errors import VideoError
 from ops.video.frames import Video
-from ops.video.reader import VideoError
 
 READING_ERRORS = (VideoError, OSError, cv2.error)
 

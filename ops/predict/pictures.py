@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -12,6 +13,7 @@ from ops.report.inspection import Inspection
 from ops.report.inspection_figure import inspection_figure
 from ops.report.style import save_png
 from ops.utils.errors import UserError
+from ops.video.clip_writer import NOT_FOR_BROWSERS, makes_h264
 
 PLAYED_RATE = 25.0  # frames per second of a clip, where the video is a folder of frames
 _LONGEST_NAME = 100  # characters
@@ -28,6 +30,8 @@ class Illustrator:
     ) -> None:
         self.class_names, self.images, self.clips = class_names, images, clips
         self.names = file_names(videos)
+        if clips and not makes_h264():
+            print(f"warning: {NOT_FOR_BROWSERS}", file=sys.stderr)
         for folder in filter(None, (images, clips)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ class Predictor:
         criterion: of the thresholds.
         topk: classes of each video in its prediction, at most all.
         batch_size: videos at a time.
-        settings: height and frame rate of the frames, as for `ops.video_jpg`.
+        settings: of the frames, as for `ops.video_jpg`.
         decode: as for `VideoDataset`.
         illustrate: draws what was seen.
     """
@@ -147,7 +147,7 @@ class Predictor:
                 video = FrameFolder(found.path, found.template, self.decode)
             else:
                 threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
-                video = VideoFile(found.path, self.settings.frame_rate, self.settings.height, threads, decode_all)
+                video = VideoFile(found.path, replace(self.settings, decoder_threads=threads), decode_all)
         except READING_ERRORS as error:
             return Failure(found.path, reason(error))
         return SegmentReader(video, self.model, self.decode)

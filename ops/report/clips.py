@@ -18,6 +18,7 @@ from ops.report.inspection import Inspection
 from ops.report.inspection_figure import PATCH
 from ops.report.style import drawable, shortened
 from ops.utils.errors import UserError
+from ops.video.clip_writer import ClipWriter
 
 SHORTEST_SIDE = 360  # smaller clips are enlarged, so that the text has room
 UNSEEN = 0.6  # brightness of what lies outside the square that the network sees
@@ -34,7 +35,7 @@ def save_inspection_video(
     inspection: Inspection,
     class_names: Sequence[str],
 ) -> None:
-    """Write the clip as MP4 with the patch that the spatial policy chose for each moment, and what was known by then.
+    """Write the clip as MP4 (see `ClipWriter`) with the patch that the spatial policy chose for each moment, and what was known by then.
 
     Args:
         path: ends in .mp4.
@@ -49,7 +50,7 @@ def save_inspection_video(
     What the network never sees is dimmed. The file is there whole or not at all. Raises UserError where there is no
     frame or the clip cannot be written, and what `frames` raises.
     """
-    overlay, written, writer = _Overlay(inspection, class_names), 0, cv2.VideoWriter()
+    overlay, written, writer = _Overlay(inspection, class_names), 0, None
     try:
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
             beside = os.path.join(folder, path.name)
@@ -57,12 +58,11 @@ def save_inspection_video(
                 picture = overlay.draw(frame, min((written - 0.5) / num_frames, 1 - 1e-9))
                 if written == 1:
                     size = picture.shape[1::-1]
-                    if not writer.open(beside, cv2.VideoWriter_fourcc(*"mp4v"), frame_rate, size):
-                        raise UserError(f"cannot write {path}: this OpenCV makes no MP4; does the name end in .mp4?")
-                writer.write(cv2.cvtColor(cv2.resize(picture, size), cv2.COLOR_RGB2BGR))
-            if not written:
+                    writer = ClipWriter(Path(beside), frame_rate, size)
+                writer.write(cv2.resize(picture, size))
+            if writer is None:
                 raise UserError(f"cannot write {path}: the video has no frame that can be read")
-            writer.release()
+            writer.close()
             found = int(cv2.VideoCapture(beside).get(cv2.CAP_PROP_FRAME_COUNT))
             if found != written:  # OpenCV does not say when the disk is full
                 raise UserError(f"cannot write {path}: {found} of {written} frames arrived; is the disk full?")
@@ -70,7 +70,8 @@ def save_inspection_video(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        writer.release()
+        if writer is not None:
+            writer.discard()
 
 
 class _Overlay:

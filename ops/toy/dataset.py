@@ -146,7 +146,8 @@ def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
         }  # fmt: skip
         rows[name.partition("_")[0]].append(f"{name},{settings.frames},{label}")
     frames_root = data_dir / FRAMES_FOLDER
-    how = FrameSettings(FrameTemplate.parse(BUILT_IN["toy"].template), settings.height, jpeg_quality=_JPEG_QUALITY)
+    template = FrameTemplate.parse(BUILT_IN["toy"].template)
+    how = FrameSettings(template, settings.height, jpeg_quality=_JPEG_QUALITY, backend="opencv")  # the same everywhere
     summary = extract_videos(videos_folder, frames_root, how, workers=workers)
     for name in truth:
         if len(list((frames_root / name).glob("*.jpg"))) != settings.frames:

@@ -1,4 +1,4 @@
-"""failed.txt: which videos could not be turned into frames, and why. One line each: name, tab, reason."""
+"""failed.txt: which videos could not be turned into frames, or not well, and why. One line each: name, tab, reason."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -33,6 +33,15 @@ def write_failures(target: Path, failed: Sequence[tuple[str, str]], settled: Col
             file.write("".join(f"{lines[name]}\n" for name in sorted(lines)).encode(errors="surrogateescape"))
     except (OSError, UserError) as error:
         print(f"warning: {error}", file=sys.stderr)
+
+
+def listed(target: Path, beginnings: tuple[str, ...]) -> set[str]:
+    """The names, as `escape` writes them, in `target`/failed.txt whose reasons begin so."""
+    try:
+        lines = (target / FAILED_FILE).read_bytes().decode(errors="surrogateescape").split("\n")
+    except OSError:
+        return set()
+    return {line.split("\t")[0] for line in lines if line.partition("\t")[2].startswith(beginnings)}
 
 
 def escape(text: str) -> str:

@@ -6,9 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ops.utils.errors import UserError
-from ops.utils.failure_list import write_failures
+from ops.utils.failure_list import escape, listed, write_failures
 from ops.utils.processes import progress_bar, run_jobs
-from ops.video.frame_folders import FrameSettings, attempt, find_unfinished, prepare_worker, remove_unfinished
+from ops.video.frame_folders import (
+    FLAWS,
+    DiskFull,
+    FrameSettings,
+    Made,
+    attempt,
+    find_unfinished,
+    prepare_worker,
+    remove_unfinished,
+)
+from ops.video.frames_root import estimate, prepare_root
 from ops.video.plan import PlannedVideo, Selection, plan
 
 
@@ -17,19 +27,21 @@ class Summary:
     """What became of each video, under its name relative to the source folder; each is in one list."""
 
     done: list[str] = field(default_factory=list)  # made for the first time
-    redone: list[str] = field(default_factory=list)  # made anew, as an earlier attempt was not finished
+    redone: list[str] = field(default_factory=list)  # as an earlier attempt was not finished
     skipped: list[str] = field(default_factory=list)  # already there
     failed: list[tuple[str, str]] = field(default_factory=list)  # (video, reason)
+    flawed: list[tuple[str, str]] = field(default_factory=list)  # of done and redone: (video, what is wrong with it)
     leftovers: int = 0  # unfinished folders removed
     frames: int = 0  # written in this run
     seconds: float = 0.0
 
     def __str__(self) -> str:
         rate = f" ({self.frames / self.seconds:.0f} frames/s)" if self.frames and self.seconds else ""
+        flawed = f", {len(self.flawed)} short or damaged" if self.flawed else ""
         leftovers = f", {self.leftovers} unfinished folder(s) removed" if self.leftovers else ""
         return (
-            f"{len(self.done)} videos made, {len(self.redone)} made anew, {len(self.skipped)} already there, "
-            f"{len(self.failed)} failed{leftovers}; {self.frames} frames in {self.seconds:.1f} s{rate}"
+            f"{len(self.done)} videos made, {len(self.redone)} redone, {len(self.skipped)} already there, "
+            f"{len(self.failed)} failed{flawed}{leftovers}; {self.frames} frames in {self.seconds:.1f} s{rate}"
         )
 
 
@@ -51,23 +63,36 @@ def extract_videos(
         progress: shown on standard error.
         summary: filled while the work goes on, so that it can be read after an interruption.
 
-    Videos that fail are listed in what is returned and in `target`/failed.txt. Raises UserError for folders that make
-    no sense; nothing is written then.
+    Videos that fail are listed in what is returned and in `target`/failed.txt, and so are those that are short or
+    damaged. Raises UserError for folders that make no sense, frames that do not fit on the disk or were made in another
+    way before, and nothing is written then; also where the disk gets full.
     """
     planned = plan(source, target, settings.template, selection)
     summary = Summary() if summary is None else summary
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be made ({error.strerror}); choose another folder for the frames") from None
+    to_make = [source / video.name for video in planned if video.action in ("make", "redo")]
+    prepare_root(target, settings, any(video.action == "skip" for video in planned))
+    if to_make:
+        expected = estimate(to_make, target, settings)
+        if progress:
+            print(expected, flush=True)
+        if expected.bytes > expected.free:
+            raise UserError(f"{target}: {expected}; choose another disk, or a part by --begin and --end")
     started = time.monotonic()
     try:
         _carry_out(planned, source, settings, workers, progress, summary)
+    except DiskIsFull as error:
+        raise UserError(f"{error}; make room and run this again. So far {summary}") from None
     finally:
         summary.seconds += time.monotonic() - started
-        settled = [*summary.done, *summary.redone, *summary.skipped, *(name for name, _ in summary.failed)]
-        write_failures(target, summary.failed, settled, source)
+        still_flawed = listed(target, FLAWS)
+        skipped = [name for name in summary.skipped if escape(name) not in still_flawed]
+        settled = [*summary.done, *summary.redone, *skipped, *(name for name, _ in summary.failed)]
+        write_failures(target, [*summary.failed, *summary.flawed], settled, source)
     return summary
+
+
+class DiskIsFull(Exception):
+    """The message says where."""
 
 
 def _carry_out(
@@ -93,9 +118,13 @@ def _carry_out(
     with progress_bar(len(jobs), "video", shown=progress) as bar:
         for job, result in run_jobs(attempt, jobs, min(workers, len(jobs)), lambda frames: None, prepare_worker):
             video = to_make[job[1]]
-            if isinstance(result, int):
+            if isinstance(result, Made):
                 (summary.redone if video.action == "redo" else summary.done).append(video.name)
-                summary.frames += result
+                summary.frames += result.frames
+                if result.flaw:
+                    summary.flawed.append((video.name, result.flaw))
+            elif isinstance(result, DiskFull):
+                raise DiskIsFull(result)
             else:
                 summary.failed.append((video.name, result))
                 remove_unfinished(find_unfinished([video.folder]).get(video.folder, ()))  # of a process that died

@@ -5,12 +5,12 @@ complete. So a folder that holds frames is finished, whoever made it, and what a
 The hash stands for the video's name: runs on different parts of a data set leave each other's work alone.
 """
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,11 +21,15 @@ import cv2
 import numpy as np
 
 from ops.utils.errors import UserError
-from ops.video.reader import VideoError, count_packets, read_facts, read_frames, silence_decoders
+from ops.video import ffmpeg
+from ops.video.errors import VideoError, check_readable
+from ops.video.reader import PlainVideo, silence_decoders
 
-BACKENDS = ("opencv", "ffmpeg")
+BACKENDS = ("auto", "ffmpeg", "opencv")
+FLAWS = ("short:", "damaged:")  # how the words about a video begin that was kept although something is wrong with it
+KEPT_SHARE = 0.9  # of the promised frames; a video that gives less is refused
 DEFAULT_HEIGHT = 360
-DEFAULT_JPEG_QUALITY = 75
+DEFAULT_JPEG_QUALITY = 18  # of OpenCV: files about as large as the published ones
 _UNFINISHED = ".unfinished"
 _NUMBER = re.compile(r"%(?:0(\d))?d|\{(?::0(\d)d|:d|)\}")
 
@@ -57,6 +61,10 @@ class FrameTemplate:
     def for_printf(self) -> str:
         return f"{self.before}%0{self.digits}d{self.after}"
 
+    @property
+    def for_format(self) -> str:
+        return f"{self.before}{{:0{self.digits}d}}{self.after}"
+
     @cached_property
     def _pattern(self) -> re.Pattern:
         return re.compile(re.escape(self.before) + r"(\d+)" + re.escape(self.after))
@@ -78,8 +86,9 @@ class FrameSettings:
     height: int = DEFAULT_HEIGHT  # pixels
     frame_rate: float | None = None  # per second; None: the file's own
     jpeg_quality: int = DEFAULT_JPEG_QUALITY  # 0..100, for the OpenCV backend
-    backend: str = "opencv"
+    backend: str = BACKENDS[0]  # "auto": ffmpeg where it is installed, else OpenCV
     decoder_threads: int = 0  # 0: chosen by the decoder
+    strict: bool = False  # refuse videos that are damaged or short
 
     def __post_init__(self) -> None:
         if self.height < 1:
@@ -90,8 +99,36 @@ class FrameSettings:
             raise UserError(f"JPEG quality {self.jpeg_quality} is outside 0..100")
         if self.backend not in BACKENDS:
             raise UserError(f"backend {self.backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
-        if self.backend == "ffmpeg" and not shutil.which("ffmpeg"):
-            raise UserError("no program 'ffmpeg' is found: install it, or leave out --backend ffmpeg to use OpenCV")
+        if self.backend == "ffmpeg" and not ffmpeg.is_installed():
+            raise UserError("no program 'ffmpeg' is found: install it (apt-get install ffmpeg), or use --backend auto")
+
+    @property
+    def uses_ffmpeg(self) -> bool:
+        """Whether ffmpeg makes the frames, else OpenCV."""
+        return self.backend == "ffmpeg" or (self.backend == "auto" and ffmpeg.is_installed())
+
+    def recorded(self) -> dict[str, str | float | None]:
+        """What frames depend on, for a file beside them."""
+        return {
+            "backend": "ffmpeg" if self.uses_ffmpeg else "opencv",
+            "height": self.height,
+            "frame_rate": self.frame_rate,
+            "template": self.template.for_format,
+            "jpeg_quality": None if self.uses_ffmpeg else self.jpeg_quality,
+        }
+
+
+class DiskFull(str):
+    """Why no further video can be turned into frames."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One folder of frames."""
+
+    frames: int
+    rate: float  # per second; 0 where that is not known
+    flaw: str = ""  # what is wrong with the video that they were made of, empty for an intact one
 
 
 def is_finished(folder: Path, template: FrameTemplate) -> bool:
@@ -150,39 +187,41 @@ def prepare_worker() -> None:
     silence_decoders()
 
 
-def attempt(job: tuple[Path, Path, FrameSettings], report: Callable[[int], None]) -> int | str:
-    """`make_frames` for (video, folder, settings): the number of frames, or why there are none, in one line."""
+def attempt(job: tuple[Path, Path, FrameSettings], report: Callable[[int], None]) -> Made | str:
+    """`make_frames` for (video, folder, settings), or why there are no frames, in one line; `DiskFull` for all."""
     video, folder, settings = job
     try:
         return make_frames(video, folder, settings, report)
     except VideoError as error:
         return str(error)
     except OSError as error:
-        return f"{error.strerror or error}: {error.filename or folder}"
+        why = f"{error.strerror or error}: {error.filename or folder}"
+        return DiskFull(why) if error.errno in (errno.ENOSPC, errno.EDQUOT) else why
     except cv2.error as error:
         return f"OpenCV: {error.err or error}"
 
 
-def make_frames(video: Path, folder: Path, settings: FrameSettings, report: Callable[[int], None]) -> int:
-    """Turn one video into `folder`, which must not hold anything yet, and return the number of frames.
+def make_frames(video: Path, folder: Path, settings: FrameSettings, report: Callable[[int], None]) -> Made:
+    """Turn one video into `folder`, which must not hold anything yet.
 
     `report(n)` is called for every n frames written. Raises VideoError or OSError; then, and when stopped by any other
     exception, nothing is left behind.
     """
+    check_readable(video)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.parent / f"{_unfinished_mark(folder)}{secrets.token_hex(4)}"
     try:
         unfinished.mkdir()  # in here, as a signal may be handled as soon as the folder is there
-        if settings.backend == "ffmpeg":
-            frames = _run_ffmpeg(video, unfinished, settings)
-            report(frames)
+        if settings.uses_ffmpeg:
+            made = _run_ffmpeg(video, unfinished, settings)
+            report(made.frames)
         else:
-            frames = _write_frames(video, unfinished, settings, report)
+            made = _write_frames(video, unfinished, settings, report)
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    return frames
+    return made
 
 
 def scaled_size(height: int, width: int, new_height: int) -> tuple[int, int]:
@@ -199,60 +238,43 @@ def scaled(image: np.ndarray, new_height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=method)
 
 
-def ffmpeg_command(video: Path, settings: FrameSettings) -> list[str]:
-    """The arguments that write frames into the working directory. No shell is involved, and no name is taken for an
-    option or a protocol."""
-    rate = ["-r", f"{settings.frame_rate:.12g}"] if settings.frame_rate else []
-    threads = ["-threads", str(settings.decoder_threads)] if settings.decoder_threads else []
-    source = ["-i", f"file:{os.path.abspath(video)}"]
-    scale = ["-vf", f"scale=-1:{settings.height}"]
-    return ["ffmpeg", "-nostdin", "-v", "error", *threads, *source, *scale, *rate, f"./{settings.template.for_printf}"]
-
-
 def _unfinished_mark(folder: Path) -> str:
     return f"{_UNFINISHED}-{hashlib.sha1(os.fsencode(folder.name)).hexdigest()[:16]}-"
 
 
-def _write_frames(video: Path, folder: Path, settings: FrameSettings, report: Callable[[int], None]) -> int:
+def _write_frames(video: Path, folder: Path, settings: FrameSettings, report: Callable[[int], None]) -> Made:
     quality = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
-    number, content = 0, b""
-    for copies, image in read_frames(video, settings.frame_rate, settings.decoder_threads):
-        if image is not None:
-            image = scaled(image, settings.height)
-            encoded, buffer = cv2.imencode(".jpg", image, quality)
-            if not encoded:
-                height, width = image.shape[:2]
-                raise VideoError(f"frame {number + 1} of {width} x {height} pixels cannot be held by a JPEG file")
-            content = buffer.tobytes()
-        for _ in range(copies):
-            number += 1
-            (folder / settings.template.name(number)).write_bytes(content)
-        report(copies)
-    return number
-
-
-def _run_ffmpeg(video: Path, folder: Path, settings: FrameSettings) -> int:
+    source = PlainVideo(video, settings.frame_rate)
+    last, content = None, b""
     try:
-        facts, packets = read_facts(video), count_packets(video)
-    except VideoError:
-        if video.stat().st_size == 0:
-            raise
-        facts, packets = None, 0  # ffmpeg may know formats that OpenCV does not
-    # A session of its own: Ctrl-C reaches this process alone, which then ends ffmpeg and tidies up.
-    result = subprocess.run(
-        ffmpeg_command(video, settings),
-        cwd=folder,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+        for number, image in enumerate(source.read(range(1, len(source.frames) + 1)), start=1):
+            if image is not last:
+                last, small = image, scaled(image, settings.height)
+                encoded, buffer = cv2.imencode(".jpg", small, quality)
+                if not encoded:
+                    height, width = small.shape[:2]
+                    raise VideoError(f"frame {number} of {width} x {height} pixels cannot be held by a JPEG file")
+                content = buffer.tobytes()
+            (folder / settings.template.name(number)).write_bytes(content)
+            report(1)
+    finally:
+        source.close()
+    return Made(len(source.frames), source.rate)
+
+
+def _run_ffmpeg(video: Path, folder: Path, settings: FrameSettings) -> Made:
+    pattern, threads = settings.template.for_printf, settings.decoder_threads
+    command = ffmpeg.published_command(video, settings.height, settings.frame_rate, pattern, threads)
+    outcome = ffmpeg.run_published(command, folder)
     frames = len(settings.template.numbers(folder))
-    if result.returncode or frames == 0:
-        lines = result.stderr.decode(errors="replace").strip().splitlines()
-        raise VideoError(lines[-1] if lines else "ffmpeg wrote no frame")
-    if facts is not None:
-        seconds = frames / (settings.frame_rate or facts.nominal_rate)
-        read = packets if settings.frame_rate else min(packets, frames)
-        if facts.cut_short(read, seconds):
-            raise VideoError(f"cut short: the header promises {facts.promised_frames:.0f} frames, {read} are there")
-    return frames
+    if frames == 0:
+        raise ffmpeg.unreadable(outcome.problem or "no frame in it")
+    promised = round(ffmpeg.promised_frames(video, outcome, frames))
+    flaw = ""
+    if frames < promised - 1:
+        flaw = f"{FLAWS[0]} {frames} of {promised} promised frames"
+    elif outcome.problem:
+        flaw = f"{FLAWS[1]} {frames} frames of {promised} promised ones, some of them wrong ({outcome.problem})"
+    if flaw and (settings.strict or frames < KEPT_SHARE * promised):
+        raise VideoError(flaw)
+    return Made(frames, outcome.rate, flaw)

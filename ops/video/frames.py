@@ -1,14 +1,18 @@
-"""Videos whose frames are decoded when they are asked for, the same pixels as after extraction.
+"""Videos whose frames are read when they are asked for, the same frames as after extraction.
 
-What is decoded: a codec stores most frames as changes to earlier ones, so a wanted frame needs those back to the last
-one that stands alone. Frames in between are decoded, but never converted to RGB; where a stretch between two wanted
-frames holds one that stands alone, the frames before that are skipped over. Formats without such an index are decoded
-from the start, once for the glance and once for the focus.
+With the program ffmpeg: of a plain MP4 or Matroska file it decodes the frames that are asked for, from the last one
+before them at which decoding can begin, and gives them before they become published JPEG files. Any other file, and
+every file at another frame rate, is extracted whole into a temporary folder by the published command, once. Without
+the program, OpenCV reads plain files, and others are refused; see `ops.video.reader`.
 """
 
+import re
+import subprocess
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
@@ -18,13 +22,14 @@ import numpy as np
 from ops.data.dataset import BACKENDS, FrameReader
 from ops.data.images import MAX_ASPECT
 from ops.utils.errors import UserError
-from ops.video.frame_folders import DEFAULT_HEIGHT, FrameTemplate, scaled
-from ops.video.reader import VideoError, open_video, position, retrieve
-from ops.video.timeline import Timeline, read_timeline
+from ops.video import ffmpeg
+from ops.video.errors import VideoError, check_readable
+from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames, scaled
+from ops.video.frame_timing import is_constant
+from ops.video.reader import PlainVideo
 
-# Sent to a frame, OpenCV goes back 16 frames' time, then to where decoding can begin, and from there counts frames.
-_OPENCV_STEP = 16
-_SEEK_MARGIN = _OPENCV_STEP + 3  # frames from where decoding begins to a wanted one, for rounding not to pass it
+_WORTH_A_PROCESS = 100  # frames: decoding as many takes as long as starting ffmpeg once more
+_LENGTH = re.compile(rb"Content-length: *(\d+)")
 
 
 class Video(Protocol):
@@ -47,96 +52,171 @@ class Video(Protocol):
 
 
 class VideoFile:
-    """A video file. Its frames are those of `ops.video.extraction` at the same rate and height, before they are JPEG.
+    """A video file. Its frames are those of `ops.video.extraction` with the same settings.
 
-    frame_rate: per second, None for the file's own; height: of the frames, in pixels; decoder_threads: 0 leaves the
-    choice to OpenCV; decode_all: see `read_timeline`; needed where `read` says so. Raises VideoError.
+    decode_all: read it from end to end first, which finds all that can be read of a damaged file; needed where `read`
+    says so. Raises VideoError.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        frame_rate: float | None = None,
-        height: int = DEFAULT_HEIGHT,
-        decoder_threads: int = 0,
-        decode_all: bool = False,
-    ) -> None:
-        self.path, self.height, self._threads = path, height, decoder_threads
-        self.timeline: Timeline = read_timeline(path, frame_rate, decode_all=decode_all)
-        self.rate, self.replaced = self.timeline.rate, 0
-        self._opened = ExitStack()
-        self._capture: cv2.VideoCapture | None = None
-        self._at = -1  # the file's frame grabbed last
-        self._starts = self.timeline.starts
+    def __init__(self, path: Path, settings: FrameSettings = FrameSettings(), decode_all: bool = False) -> None:
+        self.path, self.replaced = path, 0
+        self.all_decoded = True  # nothing more can be got out of the file with decode_all
+        self._reader: _OpenCVFrames | _FfmpegFrames | _ExtractedFrames
+        if not settings.uses_ffmpeg:
+            self._reader = _OpenCVFrames(path, settings)
+        elif decode_all or settings.frame_rate or (found := _plain_packets(path)) is None:
+            self._reader = _ExtractedFrames(path, settings)
+        else:
+            self._reader = _FfmpegFrames(path, settings, *found)
+            self.all_decoded = False
+        self.rate = self._reader.rate
 
     def __len__(self) -> int:
-        return len(self.timeline.frames)
-
-    @property
-    def all_decoded(self) -> bool:
-        """Whether the timeline is certain, as all frames were decoded for it."""
-        return self.timeline.starts is None
-
-    def close(self) -> None:
-        """See `Video`."""
-        self._opened.close()
-        self._capture, self._at = None, -1
+        return len(self._reader)
 
     def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """See `Video`. Raises VideoError too where a frame is missing that its packet promised: read it anew with
         `decode_all`, which gives what can be decoded."""
-        last, image = -1, None
-        for number in numbers:
-            wanted = int(self.timeline.frames[number - 1])
-            if wanted != last:
-                self._go_to(wanted)
-                last, image = wanted, self._convert()
+        for image in self._reader.read(numbers):
+            short, long = sorted(image.shape[:2])
+            if long > MAX_ASPECT * short:
+                raise VideoError(f"{image.shape[1]} x {image.shape[0]} pixels is no frame of a video")
             yield image
 
-    def _convert(self) -> np.ndarray:
-        image = retrieve(self._capture, self._at + 1)
-        short, long = sorted(image.shape[:2])
-        if long > MAX_ASPECT * short:
-            raise VideoError(f"{image.shape[1]} x {image.shape[0]} pixels is no frame of a video")
-        return cv2.cvtColor(scaled(image, self.height), cv2.COLOR_BGR2RGB)
+    def close(self) -> None:
+        """See `Video`."""
+        self._reader.close()
 
-    def _go_to(self, wanted: int) -> None:
-        """Grab the file's frame `wanted`, the quickest way that certainly leads there."""
-        if self._starts is not None:
-            start = self._starts[max(bisect_right(self._starts, wanted - _SEEK_MARGIN) - 1, 0)]
-            worthwhile = start > 0 and (start > self._at + 1 or wanted < self._at)
-            if worthwhile and not self._seek(start, wanted):
-                self._starts = None
-        if self._capture is None or wanted < self._at:
-            self.close()
-            self._capture = self._opened.enter_context(open_video(self.path, self._threads))
-        while self._at < wanted:
-            if not self._capture.grab():
-                raise VideoError(f"damaged: frame {wanted + 1} of {len(self.timeline.times)} cannot be decoded")
-            self._at = self._number(self._at + 1)
 
-    def _seek(self, start: int, wanted: int) -> bool:
-        """Begin decoding at `start`, and get to `wanted` or before; whether that worked, as times may mislead."""
-        if self._capture is None:
-            self._capture = self._opened.enter_context(open_video(self.path, self._threads))
-        start_by_time = round(self.timeline.times[start] * self._capture.get(cv2.CAP_PROP_FPS))
-        self._capture.set(cv2.CAP_PROP_POS_FRAMES, start_by_time + _OPENCV_STEP + 1)
-        if self._capture.grab():
-            found = self.timeline.index_at(position(self._capture))
-            if found is not None and found <= wanted:
-                self._at = found
-                return True
-        self.close()
-        return False
+class _OpenCVFrames:
+    def __init__(self, path: Path, settings: FrameSettings) -> None:
+        self._video, self._height = PlainVideo(path, settings.frame_rate), settings.height
+        if path.suffix.lower() in (".mp4", ".mov", ".m4v"):
+            self._video.check_end()  # extraction gets there anyway
+        self.rate = self._video.rate
 
-    def _number(self, expected: int) -> int:
-        """The file's frame grabbed last; by its time where the timeline comes from packets. Raises VideoError."""
-        if self.all_decoded:
-            return expected
-        found = self.timeline.index_at(position(self._capture))
-        if found != expected:
-            raise VideoError(f"damaged: frame {expected + 1} of {len(self.timeline.times)} cannot be decoded")
-        return found
+    def __len__(self) -> int:
+        return len(self._video.frames)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        for image in self._video.read(numbers):
+            yield cv2.cvtColor(scaled(image, self._height), cv2.COLOR_BGR2RGB)
+
+    def close(self) -> None:
+        self._video.close()
+
+
+class _FfmpegFrames:
+    """Frames of a plain file, picked by their time. starts: 0..count-1, the frames at which decoding can begin."""
+
+    def __init__(self, path: Path, settings: FrameSettings, count: int, rate: float, starts: list[int]) -> None:
+        self._path, self._settings, self._count, self.rate, self._starts = path, settings, count, rate, starts
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted = [number - 1 for number in numbers]
+        for group in self._groups(sorted(set(wanted))):
+            images = iter(self._run(group))
+            for place in group:
+                try:
+                    image = next(images)
+                except StopIteration:
+                    raise VideoError(f"damaged: frame {place + 1} of {self._count} cannot be decoded") from None
+                yield from [image] * wanted.count(place)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
+        """`wanted` in stretches, between which it pays to skip frames."""
+        group: list[int] = []
+        for place in wanted:
+            start = self._starts[max(bisect_right(self._starts, place) - 1, 0)]
+            if group and start - group[-1] > _WORTH_A_PROCESS:
+                yield group
+                group = []
+            group.append(place)
+        if group:
+            yield group
+
+    def _run(self, group: Sequence[int]) -> Iterator[np.ndarray]:
+        """Decode the frames `group` (0.., ascending)."""
+        # Half a frame before the first one; times then count from there.
+        seek = (group[0] - 0.5) / self.rate if group[0] > self._starts[0] else 0.0
+        windows, first = [], group[0]
+        for place, following in zip(group, [*group[1:], None], strict=True):
+            if following != place + 1:
+                low, high = ((edge - 0.5) / self.rate - seek for edge in (first, place + 1))
+                windows.append(f"between(t,{low:.6f},{high:.6f})")
+                first = following
+        command = ["ffmpeg", "-nostdin", "-v", "error"]
+        command += ["-threads", str(self._settings.decoder_threads)] if self._settings.decoder_threads else []
+        command += ["-ss", f"{seek:.6f}"] if seek > 0 else []
+        command += ["-i", ffmpeg.source_of(self._path), "-an", "-frames:v", str(len(group)), "-vsync", "passthrough"]
+        command += ["-vf", f"select='{'+'.join(windows)}',scale=-1:{self._settings.height}"]
+        # As good as JPEG can be: then these are the frames before the published, much coarser JPEG.
+        command += ["-qmin", "1", "-q:v", "1", "-f", "mpjpeg", "pipe:1"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            assert process.stdout is not None
+            while line := process.stdout.readline():
+                if found := _LENGTH.match(line):
+                    process.stdout.readline()  # the empty line before the picture
+                    content = np.frombuffer(process.stdout.read(int(found[1])), np.uint8)
+                    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+                    if image is None:
+                        return
+                    yield image
+        finally:
+            process.kill()  # of no effect on one that has ended
+            process.communicate()
+
+
+class _ExtractedFrames:
+    """Frames of a temporary folder that the published command fills; it goes with the object."""
+
+    def __init__(self, path: Path, settings: FrameSettings) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="frames_of_a_video_")
+        frames = Path(self._folder.name) / "frames"
+        made = make_frames(path, frames, settings, lambda count: None)
+        self._frames = FrameFolder(frames, settings.template.for_format)
+        self.rate = made.rate or None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        try:
+            yield from self._frames.read(numbers)
+        except VideoError as error:  # which names the temporary folder
+            raise VideoError("none of its frames can be read as pictures") from error
+
+    def close(self) -> None:
+        """The frames stay until nobody holds the object any more."""
+
+
+def _plain_packets(path: Path) -> tuple[int, float, list[int]] | None:
+    """(frames, their rate, those at which decoding can begin) of a file whose every packet is one frame of the
+    published command, shown at a constant rate from zero; None for any other. Nothing is decoded."""
+    entries = "packet=pts_time,flags:stream=r_frame_rate,nb_frames:format=format_name,start_time"
+    check_readable(path)
+    probed = ffmpeg.probe(path, entries)
+    streams, container = probed.get("streams", []), probed.get("format", {})
+    seekable = {"mp4", "matroska"} & set(container.get("format_name", "").split(","))
+    if probed["problems"] or len(streams) != 1 or not seekable:
+        return None
+    with suppress(KeyError, ValueError, ZeroDivisionError):  # a packet without a time, a rate of 0/0
+        start, rate = float(container["start_time"]), float(Fraction(streams[0]["r_frame_rate"]))
+        packets = sorted((float(packet["pts_time"]) - start, packet["flags"]) for packet in probed["packets"])
+        hidden = any("D" in flags for _, flags in packets)
+        complete = int(streams[0].get("nb_frames", len(packets))) == len(packets)
+        if not hidden and complete and "K" in packets[0][1] and is_constant([time for time, _ in packets], rate):
+            return len(packets), rate, [place for place, (_, flags) in enumerate(packets) if "K" in flags]
+    return None
 
 
 class FrameFolder:

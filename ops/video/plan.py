@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from ops.utils.errors import UserError
 from ops.utils.failure_list import printable
+from ops.video.errors import VideoError
 from ops.video.frame_folders import FrameTemplate, find_unfinished, is_finished
-from ops.video.reader import VideoError
 
 ACCEPTED_FORMATS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 
@@ -50,6 +50,8 @@ def plan(source: Path, target: Path, template: FrameTemplate, selection: Selecti
     problems = _find_collisions(names)
     if selection.file_list is not None:
         names = _restrict(names, selection.file_list)
+    if selection.begin >= len(names) > 0:
+        print(f"warning: --begin {selection.begin}: the last video is number {len(names) - 1}", file=sys.stderr)
     names = names[selection.begin : None if selection.end is None else selection.end + 1]
     folders = [target / PurePosixPath(name).with_suffix("") for name in names]
     unfinished = find_unfinished(folders)

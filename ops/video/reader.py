@@ -1,207 +1,248 @@
-"""A video file -> frames at a constant rate, read with OpenCV as a stream.
+"""Plain videos read with OpenCV: constant rate, progressive, starting at zero. Anything else is refused.
 
-OpenCV tells most of what `ops.video.frame_timing` needs; `ops.video.header` tells the rest.
+OpenCV gives every frame that it can decode, whenever it is shown, and hides what went wrong. So the encoded frames are
+looked at first, for their times; while frames are decoded, what the decoder says on standard error is read. That is
+also how interlaced videos are noticed: from version 4.13 on OpenCV cannot convert their frames, and gives a leftover
+picture in place of each.
 """
 
 import os
 import re
-from collections.abc import Iterator
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 
-from ops.video.frame_timing import ConstantRate, is_cut_short, nominal_rate
-from ops.video.header import read_header
+from ops.video.errors import NotPlain, VideoError, check_readable
+from ops.video.frame_timing import frames_at_rate, is_constant
 
-PROBED_PACKETS = 90  # about as many as libavformat looks at for the nominal rate of an H.264 file
-_H264_START = re.compile(rb"\x00\x00\x01[\x05\x25\x45\x65]")  # a slice that needs no earlier frame (IDR)
-_SLACK = 0.01  # share of the promised frames that may be missing
-_LOOSE_SLACK = 0.15  # Matroska and WebM state the length of the longest track, which may be the sound
-
-
-class VideoError(Exception):
-    """A video that cannot be turned into frames; the message says why in a few words."""
+_EMPTY_EDIT = re.compile(
+    rb"elst(?:\x00.{7}.{4}\xff{4}|\x01.{7}.{8}\xff{8})", re.DOTALL
+)  # of MP4: a track that starts late
+_DECODER_LINE = re.compile(rb"^\[[^\]]+ @ 0x[0-9a-f]+\] *(.+)", re.MULTILINE)
+_INTERLACED = "interlaced to progressive"  # in a decoder's line
+_standard_error = threading.Lock()
 
 
 @dataclass(frozen=True)
-class VideoFacts:
-    """What the header of a file says, as far as it is needed to time its frames."""
+class _Packets:
+    """The M encoded frames of a file, in the order shown."""
 
-    container: str  # "mp4", "matroska" (WebM too), "avi" or "other"
-    has_audio: bool
-    average_rate: float  # frames per second
-    nominal_rate: float  # frames per second; a file whose rate varies keeps to this grid, or nearly
-    promised_frames: float  # <= 0 where not stated
-    slack: float  # share of the promised frames that may be missing
+    times: list[float]  # [M], seconds
+    bytes: int  # of all
+    differ: bool  # they are not all the same
 
-    def cut_short(self, frames: int, seconds: float) -> bool:
-        """Whether `frames` frames that last until `seconds` are clearly less than promised."""
-        return is_cut_short(
-            self.promised_frames, self.promised_frames / self.average_rate, frames, seconds, slack=self.slack
-        )
+
+class PlainVideo:
+    """A plain video whose frames are decoded when they are asked for; the others on the way are never converted.
+
+    frame_rate: per second, None for the file's own. `frames`: int64 [N], 0..M-1, the file's frame that each of the N
+    given frames is; `rate`: per second, of these. Raises VideoError, NotPlain where ffmpeg would do better.
+    """
+
+    def __init__(self, path: Path, frame_rate: float | None = None) -> None:
+        self._path, self._capture, self._at = path, None, -1
+        with _open(path) as capture:
+            codec, file_rate = _codec_name(capture), capture.get(cv2.CAP_PROP_FPS)
+            promised, decoded = capture.get(cv2.CAP_PROP_FRAME_COUNT), False
+            with suppress(NotPlain):  # the line below says as much
+                decoded = _call(capture.grab)
+            first = capture.get(cv2.CAP_PROP_PTS)
+        if not decoded:
+            raise NotPlain(f"OpenCV decodes no frame of it (codec {codec})")
+        packets = _read_packets(path)
+        container = _container(path)
+        if first != 0:
+            raise NotPlain("its picture does not start at time zero")
+        if not is_constant(packets.times, file_rate):
+            raise NotPlain("its frame rate varies")
+        if len(packets.times) < (promised if container != "other" else 0.98 * promised - 5):
+            raise NotPlain(f"cut short: the header promises {promised:.0f} frames, {len(packets.times)} are there")
+        if frame_rate is not None and not _starts_with_its_sound(path, container):
+            raise NotPlain("another frame rate needs to know when its sound starts")
+        self._packets, self._file_rate = packets, file_rate
+        self._shown: np.ndarray | None = None  # while every picture was this one
+        self._shown_frame = -1
+        self.rate = frame_rate or file_rate
+        given = frames_at_rate(packets.times, file_rate, frame_rate) if frame_rate else range(len(packets.times))
+        self.frames = np.array(given, dtype=np.int64)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames of these numbers (1..N, ascending) in that order: uint8 BGR [H, W, 3], turned upright; one that is
+        given several times is the same array. Raises VideoError."""
+        image, last = None, -1
+        for number in numbers:
+            wanted = int(self.frames[number - 1])
+            if wanted != last:
+                self._go_to(wanted)
+                decoded, image = _call(self._capture.retrieve)
+                if not decoded:
+                    raise NotPlain(f"frame {wanted + 1} cannot be converted")
+                last = wanted
+                self._watch(wanted, image)
+            yield image
+        if self._shown is not None and last != self._shown_frame and self._holds_more(image):
+            raise NotPlain("OpenCV gives one picture for all of its frames")
+
+    def close(self) -> None:
+        """Give back what is open; reading opens it again."""
+        if self._capture is not None:
+            _call(self._capture.release)
+        self._capture, self._at = None, -1
+
+    def check_end(self) -> None:
+        """Raises NotPlain where the last frame is not at its place, as in an MP4 file that hides some of its frames."""
+        last = len(self._packets.times) - 1
+        with _open(self._path) as capture:
+            _call(capture.set, cv2.CAP_PROP_POS_FRAMES, last)
+            if not _call(capture.grab) or not self._is_at(capture, last):
+                raise NotPlain("its last frame cannot be found")
+
+    def _watch(self, number: int, image: np.ndarray) -> None:
+        if self._shown_frame < 0:
+            self._shown, self._shown_frame = image, number
+        elif self._shown is not None and not np.array_equal(image, self._shown):
+            self._shown = None
+
+    def _holds_more(self, image: np.ndarray) -> bool:
+        """Whether what is stored is too much, and too varied, for a picture [H, W, 3] that never changes."""
+        still = 100 + image.shape[0] * image.shape[1] / 1000  # bytes that say "nothing changed", at most
+        return self._packets.differ and self._packets.bytes > still * len(self._packets.times)
+
+    def _go_to(self, wanted: int) -> None:
+        """Grab up to the file's frame `wanted`. Raises NotPlain where a frame is missing or has another time."""
+        if wanted < self._at:
+            self.close()
+        if self._capture is None:
+            self._capture = _new_capture(self._path)
+        while self._at < wanted:
+            self._at += 1
+            if not _call(self._capture.grab) or not self._is_at(self._capture, self._at):
+                raise NotPlain(f"damaged: frame {self._at + 1} of {len(self._packets.times)} cannot be decoded")
+
+    def _is_at(self, capture: cv2.VideoCapture, number: int) -> bool:
+        """Whether the frame grabbed last is the file's frame `number` by its time."""
+        return abs(_position(capture) - self._packets.times[number]) * self._file_rate < 0.5
+
+
+def stated_length(path: Path) -> tuple[float, float]:
+    """(frames, frames per second) as the header says, nearly. Raises VideoError where it says nothing."""
+    with _open(path) as capture:
+        frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    if not (0 < frames < 1e9 and 0 < rate < 1e6):
+        raise VideoError("states no length")
+    return frames, rate
 
 
 def silence_decoders() -> None:
-    """Keep the decoders' messages off the terminal, in this process: whoever calls them reports what failed."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
+    """Keep OpenCV's own messages off the terminal, in this process: whoever calls it reports what failed."""
     getattr(cv2.utils, "logging", cv2).setLogLevel(2)  # errors only; OpenCV 5 moved the function
 
 
-def read_facts(path: Path) -> VideoFacts:
-    """Read the header of a video. Raises VideoError where it cannot be opened or holds no video."""
-    with open_video(path) as capture:
-        average_rate = capture.get(cv2.CAP_PROP_FPS)
-        promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    if not (0 < average_rate < 1e6):
-        raise VideoError("states no frame rate")
-    container, has_audio, shown_seconds, complete = read_header(path)
-    if shown_seconds is not None:
-        promised = min(promised, shown_seconds * average_rate)
-    rate = average_rate
-    if container == "mp4":  # the others state their nominal rate
-        with suppress(VideoError):  # a codec whose packets OpenCV cannot hand out
-            rate = nominal_rate(average_rate, [time for time, _ in islice(read_packets(path), PROBED_PACKETS)])
-    slack = _LOOSE_SLACK if container == "matroska" and complete and has_audio else _SLACK
-    return VideoFacts(container, has_audio, average_rate, rate, promised, slack)
+@cache
+def _transcript() -> BinaryIO:
+    """The file that takes what decoders say, one for the process."""
+    return tempfile.TemporaryFile()
 
 
-def count_packets(path: Path) -> int:
-    """How many encoded frames the file holds; nothing is decoded. Raises VideoError where it cannot be opened."""
-    return sum(1 for _ in read_packets(path))
+def _call(function: Callable, *arguments: Any) -> Any:
+    """Call OpenCV; raises NotPlain with what its decoder says meanwhile, which otherwise goes to the terminal.
 
-
-def read_frames(
-    path: Path, frame_rate: float | None = None, decoder_threads: int = 0
-) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Yield (copies, image) in order: uint8 BGR [H, W, 3], turned upright; None stands for the image given last.
-
-    The copies together are the frames at `frame_rate` per second, by default the file's nominal rate. Images that are
-    left out are decoded but never converted. `decoder_threads`: 0 leaves the choice to OpenCV.
-
-    Raises VideoError, at the end too: where no frame could be decoded, or clearly fewer than the header promises.
+    One call at a time, as they share standard error, and one decoding thread per file, so that none says it later.
     """
-    facts = read_facts(path)
-    pacing = None
-    with open_video(path, decoder_threads) as capture:
-        while capture.grab():
-            if pacing is None:
-                pacing = Pacing(facts, frame_rate, capture.get(cv2.CAP_PROP_PTS))
-            repeats, copies = pacing.add(position(capture))
-            if repeats:
-                yield repeats, None
-            if copies:
-                yield copies, retrieve(capture, pacing.read)
-        if pacing is None:
-            raise VideoError(f"no frame could be decoded (codec {codec_name(capture)}); perhaps --backend ffmpeg can")
-    repeats = pacing.finish()
-    if repeats:
-        yield repeats, None
+    with _standard_error:
+        said = _transcript()
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            result = function(*arguments)
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        if said.seek(0, os.SEEK_END):
+            said.seek(0)
+            line = _DECODER_LINE.search(said.read())
+            said.seek(0)
+            said.truncate()
+            if line:
+                why = line[1].decode(errors="replace").strip()
+                raise NotPlain("interlaced" if _INTERLACED in why else f"damaged: the decoder says {why!r}")
+    return result
 
 
-class Pacing:
-    """How often each frame of a file is given at a constant rate, from what OpenCV says of one frame after the other.
-
-    frame_rate: per second, None for the nominal rate; first_frame: OpenCV's number (CAP_PROP_PTS) of the first frame.
-    """
-
-    def __init__(self, facts: VideoFacts, frame_rate: float | None, first_frame: float) -> None:
-        self._facts = facts
-        self._rate = ConstantRate(frame_rate or facts.nominal_rate, facts.nominal_rate)
-        # Since the file's zero, to a whole frame; hugely negative where there is no frame rate to count in.
-        self._late = max(first_frame, 0.0) / facts.average_rate
-        # With sound, the file is taken to start at its zero; without, with the picture.
-        self._opening = self._late if facts.has_audio else 0.0
-        self._clock_start = self._seconds = 0.0
-        self.read = 0  # frames so far
-
-    def add(self, now: float) -> tuple[int, int]:
-        """Take the next frame, with its `position`; returns (repeats of the frame given last, copies of this one)."""
-        if self.read == 0:  # OpenCV's clock starts with the first picture
-            self._clock_start, self._seconds = now - self._opening, self._opening
-        elif now - self._clock_start > self._seconds:
-            self._seconds = now - self._clock_start
-        else:  # no timestamp, as in the last frames of an AVI file with B-frames
-            self._seconds += 1 / self._facts.average_rate
-        self.read += 1
-        return self._rate.add(self._seconds)
-
-    def finish(self) -> int:
-        """How often the last frame is repeated at the end. Raises VideoError where the header promises clearly more."""
-        facts = self._facts
-        lasts = self._seconds - self._opening + 1 / facts.average_rate
-        if facts.container == "matroska":  # states where the file ends, counted from its zero
-            lasts += self._late
-        if facts.cut_short(self.read, lasts):
-            raise VideoError(
-                f"cut short: the header promises {facts.promised_frames:.0f} frames, {self.read} could be decoded"
-            )
-        return self._rate.finish()
+def _read_packets(path: Path) -> _Packets:
+    """Read all encoded frames; nothing is decoded."""
+    times, size, different = [], 0, set()
+    with _open(path, raw=True) as capture:
+        while _call(capture.grab):
+            _, packet = capture.retrieve()
+            times.append(_position(capture))
+            size += packet.size
+            if len(different) < 2:
+                different.add(packet.tobytes())
+    return _Packets(sorted(times), size, len(different) > 1)
 
 
-def position(capture: cv2.VideoCapture) -> float:
-    """When the frame grabbed last is shown, in seconds by OpenCV's clock."""
+def _container(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "mp4"
+    return "avi" if head[:4] == b"RIFF" and head[8:] == b"AVI " else "other"
+
+
+def _starts_with_its_sound(path: Path, container: str) -> bool:
+    """Whether sound, if there is any, certainly starts with the picture: ffmpeg counts time from what comes first."""
+    return container == "avi" or (container == "mp4" and not _EMPTY_EDIT.search(path.read_bytes()))
+
+
+def _position(capture: cv2.VideoCapture) -> float:
+    """When the frame grabbed last is shown, in seconds from the first one."""
     return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 
-def retrieve(capture: cv2.VideoCapture, number: int) -> np.ndarray:
-    """The frame grabbed last, the file's `number`th, converted: uint8 BGR [H, W, 3]. Raises VideoError."""
-    decoded, image = capture.retrieve()
-    if not decoded:
-        raise VideoError(f"frame {number} could not be converted")
-    return image
-
-
-def codec_name(capture: cv2.VideoCapture) -> str:
+def _codec_name(capture: cv2.VideoCapture) -> str:
     """The four letters of the codec, or their number."""
     code = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
     name = code.to_bytes(4, "little").decode("latin-1").strip("\0 ")
     return name if name.isalnum() else f"{code:#x}"
 
 
-def read_packets(path: Path) -> Iterator[tuple[float, bool]]:
-    """(when it is shown, in seconds; whether decoding can begin there) of each encoded frame, as stored; nothing is
-    decoded. Raises VideoError where it cannot be opened."""
-    with open_video(path, raw=True) as capture:
-        is_h264 = codec_name(capture).lower() in ("h264", "avc1", "avc3", "x264")
-        while capture.grab():
-            is_start = capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
-            if is_start and is_h264:  # a picture that is refreshed bit by bit is taken for a start too
-                _, packet = capture.retrieve()
-                is_start = _H264_START.search(packet) is not None
-            yield position(capture), is_start
-
-
 @contextmanager
-def open_video(path: Path, decoder_threads: int = 0, raw: bool = False) -> Iterator[cv2.VideoCapture]:
+def _open(path: Path, raw: bool = False) -> Iterator[cv2.VideoCapture]:
     """OpenCV's reader for the time of the block; raw: of encoded frames. Raises VideoError."""
-    parameters = []
-    if decoder_threads:
-        parameters += [cv2.CAP_PROP_N_THREADS, decoder_threads]
-    if raw:
-        parameters += [cv2.CAP_PROP_FORMAT, -1]
+    capture = _new_capture(path, raw)
+    try:
+        yield capture
+    finally:
+        _call(capture.release)
+
+
+def _new_capture(path: Path, raw: bool = False) -> cv2.VideoCapture:
+    check_readable(path)
+    os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)  # errors are to be heard; read when the first video is opened
+    parameters = [cv2.CAP_PROP_FORMAT, -1] if raw else [cv2.CAP_PROP_N_THREADS, 1]
     with _openable(path) as name:
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, parameters)
-        try:
-            if not capture.isOpened():
-                raise VideoError("cannot be opened as a video (damaged, cut off, or without a video track)")
-            yield capture
-        finally:
-            capture.release()
+        capture = None
+        with suppress(NotPlain):  # the line below says as much
+            capture = _call(cv2.VideoCapture, name, cv2.CAP_FFMPEG, parameters)
+    if capture is None or not capture.isOpened():
+        raise NotPlain("cannot be read as a video (damaged, cut off, or none)")
+    return capture
 
 
 @contextmanager
 def _openable(path: Path) -> Iterator[str]:
     """A name that OpenCV can open: absolute, so that no part of it is taken for a protocol, and valid UTF-8."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise VideoError(f"cannot be read ({error.strerror})") from None
-    if size == 0:
-        raise VideoError("is an empty file")
     name = os.path.abspath(path)
     try:
         name.encode()

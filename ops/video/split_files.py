@@ -62,9 +62,7 @@ def read_labels(path: Path, videos: Iterable[str], separator: str = ",") -> list
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
-            for column in ("video", "label"):
-                if column not in columns:
-                    raise UserError(f"{path}:1: no column {column!r}; begin with the header line video,label")
+            _check_columns(columns, f"{path}:1")
             has_split = "split" in columns
             for row in rows:
                 _add_row(row, f"{path}:{rows.line_num}", rows.line_num, known, found, separator, has_split)
@@ -78,6 +76,12 @@ def read_labels(path: Path, videos: Iterable[str], separator: str = ",") -> list
         raise UserError(f"{path}: names no video; write a row for each below the header line")
     if not has_split:
         _draw_splits(list(found.values()))
+    for split in _SPLITS:
+        if not any(video.split == split for video in found.values()):
+            raise UserError(
+                f"{path}: leaves no video for the {split} split; label two or more videos of some class, or say "
+                "which go where in a column split (train or val)"
+            )
     return list(found.values())
 
 
@@ -117,6 +121,19 @@ def write_split_files(
     return SplitSummary(len(classes), len(rows["train"]), len(rows["val"]), left_out)
 
 
+def _check_columns(columns: Sequence[str], where: str) -> None:
+    for column in ("video", "label"):
+        if column not in columns:
+            header = "".join(columns)
+            for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+                if separator in header:
+                    raise UserError(f"{where}: the columns are separated by {name}; separate them by commas")
+            raise UserError(f"{where}: no column {column!r}; begin with the header line video,label")
+    for column in columns:
+        if list(columns).count(column) > 1:
+            raise UserError(f"{where}: column {column!r} comes more than once; keep one of them")
+
+
 def _add_row(
     row: dict,
     where: str,
@@ -126,6 +143,8 @@ def _add_row(
     separator: str,
     has_split: bool,
 ) -> None:
+    if None in row:  # what is beyond the header's columns
+        raise UserError(f"{where}: more fields than columns; put a name or label with a comma in it in quotes")
     written, label = row["video"] or "", (row["label"] or "").strip()
     if written not in known:
         written = written.strip()

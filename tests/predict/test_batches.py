@@ -9,14 +9,15 @@ import torch
 from dataset_config import get_dataset
 from ops.data.dataset import VideoDataset
 from ops.predict.batches import SegmentReader, VideoBatch, reason
+from ops.video.errors import VideoError
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import FrameFolder, VideoFile
-from ops.video.reader import VideoError
 from tests.videos import make_colourful_video
 
 MODEL = SimpleNamespace(num_segments=6, input_size=64)  # as much of one as a batch needs
 ALL = torch.arange(6)
+SETTINGS = FrameSettings(height=80)
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def clip(video, threads) -> torch.Tensor:
 @pytest.mark.parametrize("frames", [20, 4, 1])
 def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, threads, frames):
     make_colourful_video(tmp_path / "videos" / "a.mp4", 1, frames)
-    extract_videos(tmp_path / "videos", tmp_path / "frames", FrameSettings(height=80, jpeg_quality=100))
+    settings = FrameSettings(height=80, jpeg_quality=100, backend="opencv")
+    extract_videos(tmp_path / "videos", tmp_path / "frames", settings)
     (tmp_path / "classInd.txt").write_text("one\n")
     for split in ("train", "val"):
         (tmp_path / f"{split}_split.txt").write_text(f"a,{max(frames, 3)},0\n")
@@ -44,14 +46,14 @@ def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, thread
     folder = FrameFolder(tmp_path / "frames" / "a", "image_{:05d}.jpg")
     if frames >= 3:  # shorter ones stand in no data set
         assert torch.equal(clip(folder, threads), dataset[0][0])
-    of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", height=80), threads)
+    of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", settings), threads)
     difference = (clip(folder, threads).int() - of_file.int()).abs().float()
     assert of_file.shape == (6, 3, 64, 64) and of_file.is_contiguous(memory_format=torch.channels_last)
     assert difference.mean() < 2 and len(folder) == frames  # that is JPEG
 
 
 def test_any_frames_of_any_videos_come_in_the_order_asked_for(tmp_path, threads):
-    videos = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed), height=80) for seed in range(3)]
+    videos = [VideoFile(make_colourful_video(tmp_path / f"{seed}.mp4", seed), SETTINGS) for seed in range(3)]
     whole = torch.stack([clip(video, threads) for video in videos])  # [3, 6, 3, 64, 64]
     batch = batch_of(videos, threads)
     assert len(batch) == 3

@@ -10,8 +10,8 @@ from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.pictures import Illustrator, file_names
 from ops.report.inspection import Inspection, inspect_videos
 from ops.utils.errors import UserError
+from ops.video.errors import VideoError
 from ops.video.frames import FrameFolder, VideoFile
-from ops.video.reader import VideoError
 from tests.conftest import write_frames
 from tests.videos import make_colourful_video
 

@@ -1,6 +1,7 @@
 """ops/predict/predictor.py: predictions in batches of any size, with early exit, and of broken videos."""
 
 import functools
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +19,12 @@ from ops.predict import predictor
 from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Prediction, Predictor
-from ops.video import frames as video_frames
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import VideoFile
 from tests.conftest import SMALL, reference_weights
 from tests.thin import thin_networks
-from tests.videos import make_colourful_video, set_durations
+from tests.videos import make_colourful_video
 
 VIDEOS = 7
 
@@ -51,11 +51,10 @@ def prepared_once(slow_functions, monkeypatch):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> list[FoundVideo]:
-    """Videos of several lengths, one of a single frame and one of a varying rate."""
+    """Videos of several lengths, one of a single frame."""
     folder = tmp_path_factory.mktemp("videos")
     for seed, frames in enumerate((20, 13, 1, 4, 40, 25, 20)):
         make_colourful_video(folder / f"{seed}.mp4", seed, frames)
-    set_durations(folder / "6.mp4", [(5, 4), (1, 9), (14, 1)])
     return find([str(folder)])
 
 
@@ -129,20 +128,21 @@ def test_broken_files_are_reported_in_their_place_and_the_rest_goes_on(model, vi
     outcomes = list(Predictor(model, batch_size=batch_size)(mixed))
     assert [outcome.path for outcome in outcomes] == [video.path for video in mixed]
     reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, Failure)]
-    expected = ("cannot be opened", "cut short: the header promises 60 frames", "No such file", "holds no frame")
-    assert all(part in why for part, why in zip(expected, reasons, strict=True)), reasons
+    expected = ("cannot be read as a video", "damaged|short: ", "No such file", "holds no frame")
+    assert all(re.search(part, why) for part, why in zip(expected, reasons, strict=True)), reasons
     check([outcomes[1], outcomes[4]], whole[:2], [2, 2], model)
 
 
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
 def test_a_file_with_a_little_damage_gives_what_its_extraction_would(model, tmp_path):
-    path = damaged(tmp_path / "a.mp4", 0.85, frames=24)
+    path = damaged(tmp_path / "a.mp4", 0.97, frames=24)
     (outcome,) = Predictor(model)([FoundVideo(path)])
     with ThreadPoolExecutor(1) as threads:
         batch = VideoBatch([SegmentReader(VideoFile(path, decode_all=True), model)], threads)
         clip = batch.fetch(torch.tensor([0]), torch.arange(model.num_segments)[None])
     with torch.no_grad():
         expected = model(clip[None]).logits.softmax(1)[0]
-    np.testing.assert_allclose(outcome.probabilities, expected[outcome.labels], atol=1e-4)
+    np.testing.assert_allclose(outcome.probabilities, expected[outcome.labels], atol=0.02)  # published JPEG
 
 
 def test_a_batch_of_which_nothing_can_be_read_is_no_problem(model, tmp_path):
@@ -184,15 +184,13 @@ def test_pictures_show_the_exits_of_the_predictions(model, videos, whole, tmp_pa
         np.testing.assert_allclose(final[outcome.labels], outcome.probabilities, atol=1e-6)
 
 
-def test_a_video_that_leaves_early_has_only_its_glance_frames_converted(model, videos, monkeypatch):
-    converted, original = [], video_frames.retrieve
-    monkeypatch.setattr(
-        video_frames, "retrieve", lambda capture, number: converted.append(number) or original(capture, number)
-    )
+def test_a_video_that_leaves_early_has_only_its_glance_frames_read(model, videos, monkeypatch):
+    asked, original = [], VideoFile.read
+    monkeypatch.setattr(VideoFile, "read", lambda self, numbers: asked.extend(numbers) or original(self, numbers))
     long = videos[4:5]  # 40 frames, so that every segment shows another
     list(Predictor(model, [-np.inf, np.inf, -np.inf])(long))
-    assert len(converted) == model.num_glance_segments
-    converted.clear()
+    assert len(asked) == model.num_glance_segments
+    asked.clear()
     list(Predictor(model)(long))
     glance_and_focus = model.num_glance_segments + model.num_focus_segments
-    assert len(set(converted)) == len(converted) <= glance_and_focus < model.num_segments
+    assert len(set(asked)) == len(asked) <= glance_and_focus < model.num_segments

@@ -63,8 +63,8 @@ def test_videos_without_frames_are_left_out_and_named(tmp_path):
 
 
 def test_nothing_is_written_where_a_split_would_be_empty(tmp_path):
-    labels = read(tmp_path, "video,label,split\na,run,train\nb,run,train\n")
-    make_frames(tmp_path / "frames", a=4, b=4)
+    labels = read(tmp_path, "video,label,split\na,run,train\nb,run,val\n")
+    make_frames(tmp_path / "frames", a=4)
     with pytest.raises(UserError, match="left for the val split"):
         write_split_files(labels, tmp_path / "frames", tmp_path, TEMPLATE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "labels.csv"]
@@ -83,7 +83,13 @@ def test_fields_can_be_separated_by_spaces(tmp_path):
     ("text", "problem"),
     [
         ("", "labels.csv:1: no column 'video'"),
-        ("video;label\na;run\n", "labels.csv:1: no column 'video'"),
+        ("video;label\na;run\n", "labels.csv:1: the columns are separated by semicolons"),
+        ("video\tlabel\na\trun\n", "labels.csv:1: the columns are separated by tabs"),
+        ("video,label,video\na,run,b\n", "labels.csv:1: column 'video' comes more than once"),
+        ("video,label\na,run, fast\n", "labels.csv:2: more fields than columns"),
+        ("video,label\na,run\nb,walk\n", "labels.csv: leaves no video for the val split"),
+        ("video,label,split\na,run,train\nb,run,train\n", "labels.csv: leaves no video for the val split"),
+        ("video,label,split\na,run,val\nb,run,val\n", "labels.csv: leaves no video for the train split"),
         ("video,split\na,train\n", "labels.csv:1: no column 'label'"),
         ("video,label\n", "names no video"),
         ("video,label\na,run\nzebra.mp4,run\n", "labels.csv:3: no video 'zebra.mp4'"),
@@ -113,5 +119,5 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_byte_order_mark_and_other_columns_do_no_harm(tmp_path):
-    (labels,) = read(tmp_path, "\ufeffurl,video,label\nhttp://x,a.mp4, run \n")
+    labels, _ = read(tmp_path, "\ufeffurl,video,label\nhttp://x,a.mp4, run \n,b,run\n")
     assert (labels.name, labels.labels) == ("a", ["run"])

@@ -116,6 +116,11 @@ def build_glance_network(arch: str) -> MobileNetV2Backbone | ResNet50Backbone:
     return MobileNetV2Backbone() if arch == "mbv2" else ResNet50Backbone()
 
 
+def build_focus_network() -> ResNet50Backbone:
+    """The focus network, with random weights."""
+    return ResNet50Backbone()
+
+
 def load_imagenet_weights(
     glance: nn.Module, focus: ResNet50Backbone, glance_checkpoint: Path | None = None, directory: Path = Path()
 ) -> list[str]:

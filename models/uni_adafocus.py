@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.aggregator import Aggregator
-from models.backbones import STRIDE, ResNet50Backbone, build_glance_network
+from models.backbones import STRIDE, build_focus_network, build_glance_network
 from models.spatial_policy import (
     SpatialPolicy,
     actions_for_all_frames,
@@ -122,10 +122,11 @@ class UniAdaFocus(nn.Module):
 
         # Attribute names are those of published checkpoints.
         self.global_CNN = build_glance_network(glance_arch)
-        glance_dim, focus_dim = self.global_CNN.feature_dim, ResNet50Backbone.feature_dim
+        glance_dim = self.global_CNN.feature_dim
         self.global_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(glance_dim, num_classes))
         self.aux_fc = nn.Linear(glance_dim, num_classes)
-        self.local_CNN = ResNet50Backbone()
+        self.local_CNN = build_focus_network()
+        focus_dim = self.local_CNN.feature_dim
         self.local_CNN_fc = nn.Sequential(nn.Dropout(fc_dropout), nn.Linear(focus_dim, num_classes))
         self.spatial_policy = SpatialPolicy(glance_dim, stn_hidden_dim, map_size=input_size // STRIDE)
         self.temporal_policy = TemporalPolicy(glance_dim, temporal_hidden_dim)

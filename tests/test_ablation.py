@@ -112,7 +112,7 @@ def test_logits_that_are_not_finite_are_one_line_and_leave_no_table(evaluate, tm
     state["state_dict"]["local_CNN.conv1.weight"].fill_(torch.nan)
     torch.save(state, tmp_path / "diverged.pth.tar")
     assert call(main.main, *evaluate, "--resume", tmp_path / "diverged.pth.tar", "--set_ablation") == 2
-    assert "outputs are not finite for 5 of 5 videos, first 'val0'" in the_error(capsys.readouterr().err)
+    assert "not finite, first local_CNN.conv1.weight" in the_error(capsys.readouterr().err)
     assert not (tmp_path / "log" / RUN / "ablation.csv").exists()
 
 

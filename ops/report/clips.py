@@ -35,10 +35,10 @@ def save_inspection_video(
     inspection: Inspection,
     class_names: Sequence[str],
 ) -> None:
-    """Write the clip as MP4 (see `ClipWriter`) with the patch that the spatial policy chose for each moment, and what was known by then.
+    """Write the clip as MP4 with the patch that the spatial policy chose for each moment, and what was known by then.
 
     Args:
-        path: ends in .mp4.
+        path: ends in .mp4; see `ClipWriter`.
         frames: all frames of the video in order (or every n-th of them), uint8 RGB [H, W, 3] as decoded, neither
             cropped nor resized, consumed one by one.
         num_frames: how many there are; frame k from 0 belongs to segment k * T // num_frames, and what comes after the

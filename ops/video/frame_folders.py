@@ -274,7 +274,7 @@ def _run_ffmpeg(video: Path, folder: Path, settings: FrameSettings) -> Made:
     if frames < promised - 1:
         flaw = f"{FLAWS[0]} {frames} of {promised} promised frames"
     elif outcome.problem:
-        flaw = f"{FLAWS[1]} {frames} frames of {promised} promised ones, some of them wrong ({outcome.problem})"
+        flaw = f"{FLAWS[1]} {frames} of {promised} promised frames ({outcome.problem})"
     if flaw and (settings.strict or frames < KEPT_SHARE * promised):
         raise VideoError(flaw)
     return Made(frames, outcome.rate, flaw)

@@ -31,6 +31,7 @@ KEPT_SHARE = 0.9  # of the promised frames; a video that gives less is refused
 DEFAULT_HEIGHT = 360
 DEFAULT_JPEG_QUALITY = 18  # of OpenCV: files about as large as the published ones
 _UNFINISHED = ".unfinished"
+_ATTEMPTS = 100  # to remove a folder that the ffmpeg of a killed run still writes into; it ends when the folder is gone
 _NUMBER = re.compile(r"%(?:0(\d))?d|\{(?::0(\d)d|:d|)\}")
 
 
@@ -173,7 +174,10 @@ def remove_unfinished(folders: Iterable[Path]) -> int:
     removed = 0
     for folder in folders:
         if folder.name.startswith(_UNFINISHED):
-            shutil.rmtree(folder, ignore_errors=True)
+            for _ in range(_ATTEMPTS):
+                shutil.rmtree(folder, ignore_errors=True)
+                if not folder.exists():
+                    break
         else:
             with suppress(OSError):
                 folder.rmdir()

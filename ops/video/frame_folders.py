@@ -31,6 +31,7 @@ KEPT_SHARE = 0.9  # of the promised frames; a video that gives less is refused
 DEFAULT_HEIGHT = 360
 DEFAULT_JPEG_QUALITY = 18  # of OpenCV: files about as large as the published ones
 _UNFINISHED = ".unfinished"
+_ATTEMPTS = 100  # to remove a folder that the ffmpeg of a killed run still writes into; it ends when the folder is gone
 _NUMBER = re.compile(r"%(?:0(\d))?d|\{(?::0(\d)d|:d|)\}")
 
 
@@ -173,7 +174,10 @@ def remove_unfinished(folders: Iterable[Path]) -> int:
     removed = 0
     for folder in folders:
         if folder.name.startswith(_UNFINISHED):
-            shutil.rmtree(folder, ignore_errors=True)
+            for _ in range(_ATTEMPTS):
+                shutil.rmtree(folder, ignore_errors=True)
+                if not folder.exists():
+                    break
         else:
             with suppress(OSError):
                 folder.rmdir()
@@ -274,7 +278,7 @@ def _run_ffmpeg(video: Path, folder: Path, settings: FrameSettings) -> Made:
     if frames < promised - 1:
         flaw = f"{FLAWS[0]} {frames} of {promised} promised frames"
     elif outcome.problem:
-        flaw = f"{FLAWS[1]} {frames} frames of {promised} promised ones, some of them wrong ({outcome.problem})"
+        flaw = f"{FLAWS[1]} {frames} of {promised} promised frames ({outcome.problem})"
     if flaw and (settings.strict or frames < KEPT_SHARE * promised):
         raise VideoError(flaw)
     return Made(frames, outcome.rate, flaw)

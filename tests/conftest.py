@@ -62,6 +62,14 @@ def reference_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return dict(_reference_weights(tuple((name, tuple(value.shape)) for name, value in model.state_dict().items())))
 
 
+def thin_reference_model(num_classes: int, **sizes: object) -> UniAdaFocus:
+    """A thin network in evaluation mode with `reference_weights`; `sizes` are the arguments of `UniAdaFocus`."""
+    with thin.thin_networks():
+        model = UniAdaFocus(num_classes, **sizes)
+    model.load_state_dict(reference_weights(model))
+    return model.eval()
+
+
 @functools.lru_cache(maxsize=2)  # drawing 43 million numbers takes a while
 def _reference_weights(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.asarray(value)) for name, value in recipe.weights(dict(layout)).items()}

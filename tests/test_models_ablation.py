@@ -17,8 +17,7 @@ from models.ablation import (
 )
 from models.spatial_policy import actions_to_boxes
 from models.uni_adafocus import UniAdaFocus
-from tests.conftest import SMALL, reference_weights
-from tests.thin import thin_networks
+from tests.conftest import SMALL, thin_reference_model
 
 PAIRS = [Policies(*pair) for pair in product(PATCH_POLICIES, FRAME_POLICIES)]
 VIDEOS = torch.tensor([4, 7])
@@ -27,10 +26,7 @@ VIDEOS = torch.tensor([4, 7])
 @pytest.fixture(scope="module")
 def model() -> UniAdaFocus:
     """Weights under which the policies neither look at the centre nor spread the frames evenly."""
-    with thin_networks():
-        model = UniAdaFocus(4, **SMALL)
-    model.load_state_dict(reference_weights(model))
-    return model.eval()
+    return thin_reference_model(4, **SMALL)
 
 
 @pytest.fixture(scope="module")

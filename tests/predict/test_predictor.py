@@ -22,8 +22,7 @@ from ops.predict.predictor import Failure, Prediction, Predictor
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import VideoFile
-from tests.conftest import SMALL, reference_weights
-from tests.thin import thin_networks
+from tests.conftest import SMALL, thin_reference_model
 from tests.videos import make_colourful_video
 
 VIDEOS = 7
@@ -31,10 +30,7 @@ VIDEOS = 7
 
 @pytest.fixture(scope="module")
 def model() -> UniAdaFocus:
-    with thin_networks():
-        model = UniAdaFocus(4, **SMALL)
-    model.load_state_dict(reference_weights(model))
-    return model.eval()
+    return thin_reference_model(4, **SMALL)
 
 
 @pytest.fixture(scope="module")

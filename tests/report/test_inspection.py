@@ -13,18 +13,14 @@ from ops.data.sources import ClipFrames
 from ops.inference import prepare_for_inference
 from ops.report.inspection import inspect_videos
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, reference_weights
-from tests.thin import thin_networks
+from tests.conftest import SMALL, thin_reference_model
 
 VIDEOS = 4
 
 
 @pytest.fixture(scope="module")
 def model() -> UniAdaFocus:
-    with thin_networks():
-        model = UniAdaFocus(4, **SMALL | {"num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 3})
-    model.load_state_dict(reference_weights(model))
-    return model.eval()
+    return thin_reference_model(4, **SMALL | {"num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 3})
 
 
 @pytest.fixture(scope="module")

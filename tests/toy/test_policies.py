@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from dataset_config import get_dataset
-from models.uni_adafocus import UniAdaFocus
 from ops.data.dataset import VideoDataset
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.policies import PATCHES, area, intersection, main, patches_of, policy_report
 from ops.toy.truth import ToyTruth, box_in_square
 from ops.utils.errors import UserError
-from tests.conftest import call, reference_weights, the_error
-from tests.thin import thin_networks
+from tests.conftest import call, the_error, thin_reference_model
 
 SIZES = {"num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 2, "patch_size": 32, "input_size": 64}
 pytestmark = pytest.mark.usefixtures("thin_networks")
@@ -42,10 +40,7 @@ def truth(dataset):
 
 @pytest.fixture(scope="module")
 def model():
-    with thin_networks():
-        model = UniAdaFocus(3, **SIZES)
-    model.load_state_dict(reference_weights(model))
-    return model.eval()
+    return thin_reference_model(3, **SIZES)
 
 
 def test_a_box_goes_through_the_resizing_and_the_centre_crop():

@@ -10,7 +10,7 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops.toy.scene import CLASS_NAMES, draw_video
-from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_script
+from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_forked
 from tests.docs import commands as commands_of
 from tests.docs import document, section
 
@@ -40,7 +40,7 @@ def work(commands, tmp_path_factory):
     for command in commands:
         words = shlex.split(command.replace(PUBLISHED_RUN, SMALL_RUN))
         assert words.pop(0) == "python"
-        done = run_script(*words, *(SMALLER if words[0] in TAKES_SIZES else []), cwd=work)
+        done = run_forked(*words, *(SMALLER if words[0] in TAKES_SIZES else []), cwd=work)
         (work / f"{words[0]}.out").write_text(done.stdout)
     return work
 

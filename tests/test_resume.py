@@ -18,11 +18,10 @@ from ops import checkpoint
 from tests.conftest import (
     ROOT,
     SMALL_OPTIONS,
-    THIN,
     call,
     call_together,
     launcher,
-    run_script,
+    run_forked,
     the_error,
     write_small_dataset,
 )
@@ -187,35 +186,6 @@ def run_of_two(tmp_path_factory):
     return options, root / "whole"
 
 
-def test_two_processes_stopped_by_the_launcher_go_on_exactly(run_of_two, tmp_path):
-    options, whole = run_of_two
-    log = tmp_path / "parts" / FOLDER / "log.csv"
-    parts = ["--root_log", str(tmp_path / "parts")]
-    command = [sys.executable, *launcher(), *THIN, "main.py", *map(str, options), *parts, "--workers", "2"]
-    run = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while run.poll() is None and not (log.exists() and "Epoch: [0][0/2]" in log.read_text()):
-        time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGTERM)  # as torchrun's own launchers and Slurm do: data workers hear it too
-    assert run.wait(120) != 0
-    assert "stopped by signal 15" in log.read_text()
-    resumed = call_together(main.main, *options, *parts, "--resume", "auto")
-    assert "2 process(es) on cpu, batch 2" in resumed.stdout and "Done: best" in resumed.stdout
-    assert torch.equal(_weights(whole), _weights(tmp_path / "parts"))
-    assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
-    # Another number of processes goes on as well.
-    state = torch.load(tmp_path / "parts" / FOLDER / "ckpt.1.pth.tar", weights_only=True)
-    assert len(state["random_states"]) == 2
-    alone = ["--root_log", tmp_path / "parts", "--resume", tmp_path / "parts" / FOLDER / "ckpt.1.pth.tar"]
-    assert call(main.main, *options, *alone) == 0
-
-
 KILL_ONE = """
 import os, sys
 sys.path.insert(0, {root!r})
@@ -229,7 +199,7 @@ marker = {marker!r}
 def killing(state, *arguments, **keywords):
     for step in original(state, *arguments, **keywords):
         yield step
-        if state.epoch == 1 and os.environ["RANK"] == "1" and not os.path.exists(marker):
+        if state.epoch == 0 and os.environ["RANK"] == "1" and not os.path.exists(marker):
             open(marker, "w").close()
             os.kill(os.getpid(), 9)
 
@@ -241,22 +211,39 @@ with thin_networks(), no_pictures():
 """
 
 
-def test_a_killed_process_is_started_again_by_the_launcher_and_the_run_ends_right(run_of_two, tmp_path):
+def test_the_launcher_starts_a_killed_process_again_and_stopped_by_it_two_go_on_exactly(run_of_two, tmp_path):
     options, whole = run_of_two
+    log = tmp_path / "parts" / FOLDER / "log.csv"
     script, marker = tmp_path / "killing.py", tmp_path / "killed"
     script.write_text(KILL_ONE.format(root=str(ROOT), marker=str(marker)))
-    run_script(
-        str(script), *options, "--root_log", tmp_path / "parts", "--resume", "auto", "--save_freq", 1,
-        launcher=launcher("--max-restarts=1"),
-    )  # fmt: skip
+    parts = ["--root_log", str(tmp_path / "parts"), "--resume", "auto"]
+    started = [sys.executable, *launcher("--max-restarts=1"), str(script), *map(str, options), *parts]
+    run = subprocess.Popen(
+        [*started, "--save_freq", "1", "--workers", "2"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while run.poll() is None and not (log.exists() and "Epoch: [0][1/2]" in log.read_text()):
+        time.sleep(0.05)
     assert marker.exists()
+    os.killpg(run.pid, signal.SIGTERM)  # as torchrun's own launchers and Slurm do: data workers hear it too
+    assert run.wait(120) != 0
+    assert "stopped by signal 15" in log.read_text()
+    resumed = call_together(main.main, *options, *parts)
+    assert "2 process(es) on cpu, batch 2" in resumed.stdout and "Done: best" in resumed.stdout
     assert torch.equal(_weights(whole), _weights(tmp_path / "parts"))
     assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
+    # Another number of processes goes on as well.
+    first = max((tmp_path / "parts" / FOLDER).glob("ckpt.?.pth.tar"))
+    assert len(torch.load(first, weights_only=True)["random_states"]) == 2
+    assert call(main.main, *options, *parts[:2], "--resume", first) == 0
 
 
 SAVING = """
 import os, sys
-sys.path.insert(0, {root!r})
 from pathlib import Path
 import torch
 from ops import checkpoint
@@ -283,7 +270,7 @@ while ended != 0:  # until a process is not killed any more
     process = os.fork()
     if process == 0:
         for number in range(1, 4):
-            content = {{"state_dict": {{"number": torch.tensor(number)}}}}
+            content = {"state_dict": {"number": torch.tensor(number)}}
             checkpoint.save(content, root / str(stage) / checkpoint.LAST, keep=2)
         os._exit(0)
     ended = os.waitpid(process, 0)[1]
@@ -293,9 +280,9 @@ while ended != 0:  # until a process is not killed any more
 
 def test_a_kill_at_any_stage_of_a_save_loses_nothing(tmp_path):
     script = tmp_path / "saving.py"
-    script.write_text(SAVING.format(root=str(ROOT)))
+    script.write_text(SAVING)
     (tmp_path / "stages").mkdir()
-    run_script(str(script), tmp_path / "stages")
+    run_forked(script, tmp_path / "stages")
     before, stages = 0, sorted((tmp_path / "stages").iterdir(), key=lambda folder: int(folder.name))
     for folder in stages:
         found, problems = checkpoint.find("auto", folder)

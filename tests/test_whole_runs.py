@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 
 import main
 from tests.conftest import SMALL_OPTIONS, call, run_script
-from tests.test_resume import _interrupt_after, _weights
 
 FILES = {"log.csv", "args.txt", "metrics.jsonl", "events.out", "curves.png", "ckpt.pth.tar", "ckpt.best.pth.tar"}
 
@@ -65,19 +62,6 @@ def test_semi_amp_as_a_user_starts_it_at_full_size(options, tmp_path):
     assert done.stdout == (folder / "log.csv").read_text()
     (record,) = _records(folder)
     assert all(math.isfinite(value) for value in record["train"].values()) and "Acc_pred@1" in record["val"]
+    assert (folder / "ckpt.pth.tar").stat().st_size > 3e8
     state = torch.load(folder / "ckpt.pth.tar", weights_only=True)
     assert state["state_dict"]["module.local_CNN.layer4.2.conv3.weight"].shape == (2048, 512, 1, 1)
-
-
-def test_a_run_at_full_size_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
-    no_pictures, options, tmp_path, monkeypatch
-):
-    options, (whole, parts) = [*options, "--epochs", 1], (tmp_path / "whole", tmp_path / "parts")
-    folder = _run_folder(tmp_path, 1).name
-    assert call(main.main, *options, "--root_log", whole) == 0
-    with monkeypatch.context() as patch:
-        _interrupt_after(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        assert call(main.main, *options, "--root_log", parts) == 143
-    assert call(main.main, *options, "--root_log", parts, "--resume", "auto") == 0
-    assert torch.equal(_weights(whole, folder), _weights(parts, folder))
-    assert (parts / folder / "ckpt.pth.tar").stat().st_size > 3e8

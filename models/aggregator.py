@@ -53,8 +53,9 @@ class Aggregator(nn.Module):
         of all glance frames [B, 4096]."""
         pooled = _running_max(self.global_mlp, glance_features)
         wanted = range(len(self.global_classifiers)) if wanted is None else wanted
-        logits = [self.global_classifiers[step](pooled[:, step]) for step in wanted]
-        return torch.stack(logits, dim=1), pooled[:, -1]
+        each = pooled.unbind(1)  # one operation in the backward pass, where indexing would be one for each step
+        logits = [self.global_classifiers[step](each[step]) for step in wanted]
+        return torch.stack(logits, dim=1), each[-1]
 
     def focus_steps(
         self,
@@ -70,12 +71,12 @@ class Aggregator(nn.Module):
         pooled = _running_max(self.local_mlp, focus_features)
         if focus_pooled is not None:
             pooled = torch.maximum(pooled, focus_pooled.unsqueeze(1))
-        wanted = range(first_step, first_step + pooled.shape[1]) if wanted is None else wanted
+        each = pooled.unbind(1)
+        wanted = range(first_step, first_step + len(each)) if wanted is None else wanted
         logits = [
-            self.local_classifiers[step](torch.cat([pooled[:, step - first_step], glance_pooled], dim=1))
-            for step in wanted
+            self.local_classifiers[step](torch.cat([each[step - first_step], glance_pooled], dim=1)) for step in wanted
         ]
-        return torch.stack(logits, dim=1), pooled[:, -1]
+        return torch.stack(logits, dim=1), each[-1]
 
     def forward(self, glance_features: Tensor, focus_features: Tensor) -> Tensor:
         """Logits of all steps, [B, G + F, C]."""

@@ -52,11 +52,12 @@ def cut_map_windows(maps: Tensor, actions: Tensor, patch_size: int, input_size: 
 def _resample(images: Tensor, corner: Tensor, side: Tensor, output_size: int) -> Tensor:
     """The boxes [N, 2] each, (y, x) and (height, width) in pixels of the square images, as squares of output_size."""
     image_size = images.shape[-1]
-    # affine_grid wants (x, y), with the image spanning -1 .. 1.
-    scale = (side / image_size).flip(-1)
-    centre = ((2 * corner + side) / image_size - 1).flip(-1)
-    theta = torch.cat([torch.diag_embed(scale), centre.unsqueeze(-1)], dim=-1)  # [N, 2, 3]
-    grid = F.affine_grid(theta, [len(images), 1, output_size, output_size], align_corners=False)
+    # Places in a box and in the image, each spanning -1 .. 1. `F.affine_grid` is a matrix product, which TF32 would
+    # round to a tenth of a pixel.
+    places = (2 * torch.arange(output_size, dtype=side.dtype, device=side.device) + 1) / output_size - 1
+    scale, centre = side / image_size, (2 * corner + side) / image_size - 1
+    y, x = (scale.unsqueeze(-1) * places + centre.unsqueeze(-1)).unbind(1)  # [N, output_size] each
+    grid = torch.stack(torch.broadcast_tensors(x.unsqueeze(1), y.unsqueeze(2)), dim=-1)  # [N, output_size, ..., 2]
     return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

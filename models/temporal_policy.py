@@ -53,15 +53,17 @@ def expected_logits(frame_weights: Tensor, glance_logits: Tensor, generator: tor
     not their normaliser.
 
     The weighted mean is linear in the logits, so their coefficients [B, G] are averaged first and the logits
-    multiplied once. With a `generator` (evaluation) all videos share the same random numbers, so that the result
-    for one does not depend on which others are in its batch.
+    multiplied once. With a `generator` on the CPU (evaluation) all videos share the same random numbers, so that the
+    result for one depends neither on the device nor on which others are in its batch.
     """
     batch, num_glance = frame_weights.shape
     num_removals = max(1, num_glance // 3)
     with torch.no_grad():
         weights = frame_weights[:, None, None, :]  # [B, i, draws, G]
         shape = (batch if generator is None else 1, num_removals, MONTE_CARLO_DRAWS, num_glance)
-        exponential = -torch.rand(shape, generator=generator, device=weights.device).clamp_min(1e-20).log()
+        drawn_on = weights.device if generator is None else generator.device
+        uniform = torch.rand(shape, generator=generator, device=drawn_on).to(weights.device, non_blocking=True)
+        exponential = -uniform.clamp_min(1e-20).log()
         # The frame with the smallest exponential variable of rate w comes first: the same as drawing one by one.
         order = (exponential.log() - weights.log()).argsort(dim=-1)
         drawn = weights.expand(order.shape).gather(3, order)

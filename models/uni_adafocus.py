@@ -228,9 +228,7 @@ class UniAdaFocus(nn.Module):
 
     def temporal_signal(self, glance: Glance, decision: Decision) -> Tensor:
         """What trains the temporal policy (paper section 3.3): the weighted glance, [B, C]."""
-        generator = None
-        if not self.training:
-            generator = torch.Generator(glance.logits.device).manual_seed(EVALUATION_SEED)
+        generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
         return expected_logits(decision.frame_weights, glance.logits, generator)
 
     def spatial_signal(self, glance: Glance, decision: Decision) -> Tensor:

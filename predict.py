@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.utils.errors import run_entry
-from opts import OneLineParser, add_decode_option, positive, whole
+from opts import OneLineParser, add_decode_option, add_precision_option, positive, whole
 
 DEFAULT_OPERATING_POINT = 10  # of 1..19: between "leave early" and "leave late"
 
@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     add_decode_option(work)
+    add_precision_option(work)
 
     output = parser.add_argument_group("output")
     output.add_argument("--topk", type=whole(1), default=5, metavar="K", help="classes to tell per video (default: 5)")

@@ -17,6 +17,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.early_exit.curve import compute_curves, exit_decisions
 from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from ops.flops import exit_gflops
+from ops.predict import predictor
 from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.paths import find
 from ops.predict.run import find_device
@@ -243,3 +244,15 @@ def test_devices_that_no_network_runs_on_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cuda cannot be used"):
             find_device("cuda")
+
+
+def test_half_precision_reaches_both_backbones_and_one_that_the_device_lacks_is_refused(home, monkeypatch, capsys):
+    made = []
+    original = predictor.prepare_for_inference
+    monkeypatch.setattr(predictor, "prepare_for_inference", lambda *given: made.append(original(*given)) or made[-1])
+    video, resume = home.folder / "videos" / "a.mp4", ["--resume", home.folder / "ours.pth.tar"]
+    assert call(predict.main, video, *resume, "--eval_precision", "float16") == 2
+    assert "float16 is for GPUs" in the_error(capsys.readouterr().err)
+    monkeypatch.setattr("ops.predict.run.check_precision", lambda *_: None)  # slow without the instructions, but right
+    assert call(predict.main, video, *resume, "--eval_precision", "bfloat16") == 0
+    assert [network.dtype for network in (made[0].global_CNN, made[0].local_CNN)] == [torch.bfloat16] * 2

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
@@ -27,6 +26,7 @@ from ops.predict.batches import READING_ERRORS, SegmentReader, VideoBatch, reaso
 from ops.predict.paths import FoundVideo
 from ops.report.inspection import Inspection, InspectionTrace
 from ops.utils.errors import UserError
+from ops.utils.faults import is_out_of_gpu_memory
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import FrameFolder, VideoFile
 
@@ -69,6 +69,7 @@ class Predictor:
         batch_size: videos at a time.
         settings: of the frames, as for `ops.video_jpg`.
         decode: as for `VideoDataset`.
+        precision: as for `prepare_for_inference`.
         illustrate: draws what was seen.
     """
 
@@ -82,10 +83,11 @@ class Predictor:
         batch_size: int = 8,
         settings: FrameSettings = FrameSettings(),
         decode: str = BACKENDS[0],
+        precision: str = "float32",
         illustrate: Illustrate | None = None,
     ) -> None:
         self.gflops = exit_gflops(model)
-        self.model = prepare_for_inference(model)
+        self.model = prepare_for_inference(model, precision)
         if thresholds is None:
             thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
         self.inference = EarlyExitInference(self.model, thresholds, criterion)
@@ -129,7 +131,9 @@ class Predictor:
                 outcomes.append(replace(prediction, replaced=reader.video.replaced, files=files))
                 if problem:
                     outcomes.append(Failure(video.path, problem))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error):
+                raise
             raise UserError(f"out of GPU memory with --batch_size {self.batch_size}: lower it") from error
         finally:
             for reader in batch.readers:

@@ -11,6 +11,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
 from ops.early_exit.thresholds import file_hash, read_thresholds
+from ops.inference import check_precision
 from ops.predict.output import STDOUT, Table, as_csv, as_json, check_writable, deliver
 from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Outcome, Predictor
@@ -26,6 +27,7 @@ def predict(options: argparse.Namespace) -> int:
         check_writable(target)
     silence_decoders()
     device = find_device(options.device)
+    check_precision(options.eval_precision, device)
     videos = find(options.videos)
     overrides = {name: getattr(options, name) for name in ("num_segments", "patch_size", "temperature")}
     model = model_of_checkpoint(checkpoint.read(options.resume), overrides).to(device)
@@ -114,5 +116,6 @@ def build_predictor(
         batch_size=options.batch_size,
         settings=FrameSettings(height=options.height, frame_rate=options.frame_rate),
         decode=options.decode,
+        precision=options.eval_precision,
         illustrate=illustrate,
     )

@@ -216,7 +216,8 @@ def wrap(model: UniAdaFocus, device: torch.device) -> nn.Module:
     if distributed.world_size() == 1:
         return model
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    # Only the main process's running statistics are used: in evaluations, which share them, and in checkpoints.
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def compile_backbones(model: UniAdaFocus) -> None:

@@ -60,18 +60,22 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     _join(backend, timedelta(minutes=time_limit))
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    yield device
+    # After a failure the process just ends: here NCCL would wait for the others, who may never come.
+    dist.destroy_process_group()
 
 
 def _join(backend: str, time_limit: timedelta) -> None:
     """Join under keys of this attempt: where a launcher starts processes again, it may keep the store in which those
-    of the attempt before left their addresses."""
+    of the attempt before left their addresses.
+
+    Exchanges of CPU tensors, one in every step, give up after the time limit and say whom they missed. Those of GPU
+    tensors have twice as long: where they give up, NCCL's watchdog ends the process without a word of ours.
+    """
     store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
     attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=2 * time_limit)
+    dist.group.WORLD._get_backend(torch.device("cpu"))._set_default_timeout(time_limit)
 
 
 def missing_ranks() -> list[int]:

@@ -13,6 +13,11 @@ from ops.utils.errors import UserError, first_line
 
 _SHARED_MEMORY = re.compile(r"shared memory|shm|bus error", re.IGNORECASE)
 _WORKER_ENDED = re.compile(r"DataLoader worker[^)]*\) (is killed by signal: [^.]*|exited unexpectedly)")
+_OUT_OF_GPU_MEMORY = re.compile(  # as CUDA, cuDNN, cuBLAS and NCCL say it, in errors of other kinds too
+    r"CUDA out of memory|CUDA error: out of memory|Cuda failure (2 )?'out of memory'"
+    r"|CU(DNN|BLAS|SPARSE|FFT)_STATUS_(INTERNAL_ERROR_.*)?ALLOC(ATION)?_FAILED",
+    re.IGNORECASE,
+)
 _LOST_CONTACT = re.compile(
     "connection (closed|reset|refused)|timed? ?out|broken pipe|application timeout|watchdog|peer", re.IGNORECASE
 )
@@ -32,15 +37,20 @@ def explained(options: argparse.Namespace) -> Iterator[None]:
         raise UserError(f"{message}; the last checkpoint stays, go on with --resume auto") from error
 
 
+def is_out_of_gpu_memory(error: Exception) -> bool:
+    """Whether a GPU had no memory left, whichever library says so."""
+    return isinstance(error, torch.OutOfMemoryError) or _OUT_OF_GPU_MEMORY.search(str(error)) is not None
+
+
 def explanation(error: Exception, options: argparse.Namespace) -> str | None:
     """One line on a known kind of failure, or None."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_gpu_memory(error):
         share = options.batch_size // distributed.world_size()
         return (
             f"out of GPU memory with --batch_size {options.batch_size} ({share} on this GPU), --patch_size "
-            f"{options.patch_size}, --num_segments {options.num_segments}: lower --batch_size (and --lr with it), "
-            "or use main_semiAMP.py or more GPUs"
+            f"{options.patch_size}, --num_segments {options.num_segments}: give --grad_accum 2 or more, "
+            "--amp_dtype with main_semiAMP.py, or a smaller --batch_size (and --lr with it)"
         )
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return "out of memory: lower --batch_size or --workers"

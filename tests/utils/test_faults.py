@@ -22,7 +22,17 @@ OPTIONS = argparse.Namespace(batch_size=32, patch_size=128, num_segments=48)
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried ..."),
-            "--batch_size 32 .*--patch_size 128.*: lower",
+            "--batch_size 32 .*--patch_size 128.*--grad_accum .*--amp_dtype .*--batch_size",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of GPU memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+            "out of GPU memory",
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."), "out of GPU memory"),
+        (
+            RuntimeError("NCCL error ... ncclUnhandledCudaError ...\nLast error:\nCuda failure 2 'out of memory'"),
+            "out of GPU memory",
         ),
         (
             RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "),

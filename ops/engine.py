@@ -197,18 +197,19 @@ def collect(
     heads: Callable[[Any], dict[Any, Tensor]],
     forward: Forward = usual_forward,
 ) -> tuple[dict[Any, Tensor], Tensor]:
-    """Run the model over this process's batches: each of `heads(output)` as a CPU tensor [n, ...], and the indices."""
+    """Run the model over this process's batches: each of `heads(output)` as a tensor [n, ...] on the model's device,
+    which is not waited for between batches, and the indices."""
     device = model.pixel_scale.device
     kept: list[dict[Any, Tensor]] = []
     seen: list[Tensor] = []
     for frames, _, indices in batches:
         output = forward(model, frames.to(device, non_blocking=True), indices)
-        kept.append({name: value.float().cpu() for name, value in heads(output).items()})
+        kept.append({name: value.float() for name, value in heads(output).items()})
         seen.append(indices)
     if not kept:  # fewer videos than processes: results of the right shapes without a row
         shape = (1, model.num_segments, 3, model.input_size, model.input_size)
         output = forward(model, torch.zeros(shape, dtype=torch.uint8, device=device), torch.zeros(1, dtype=torch.int64))
-        empty = {name: value[:0].float().cpu() for name, value in heads(output).items()}
+        empty = {name: value[:0].float() for name, value in heads(output).items()}
         return empty, torch.empty(0, dtype=torch.int64)
     # One at a time: what is joined need not be held twice.
     return {name: torch.cat([part.pop(name) for part in kept]) for name in list(kept[0])}, torch.cat(seen)

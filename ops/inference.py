@@ -59,7 +59,11 @@ def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compil
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError where the backbones cannot compute in this precision, one of `PRECISIONS`, on the device."""
-    if device.type != "cpu" or precision == "float32":
+    if precision == "float32":
+        return
+    if device.type == "cuda":
+        if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError("this GPU has no bfloat16 (they do from Ampere on): take float16, or leave it out")
         return
     if precision == "float16":
         raise UserError(
@@ -72,12 +76,16 @@ def check_precision(precision: str, device: torch.device) -> None:
 @contextlib.contextmanager
 def float32_convolutions() -> Iterator[None]:
     """Turn TF32 off for convolutions on a GPU: its rounding depends on the batch size and could move a video's exit."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    # From PyTorch 2.9 on; where one interface has been used, the other refuses to be read.
+    where, name, off = torch.backends.cudnn, "allow_tf32", False
+    if hasattr(where, "conv"):
+        where, name, off = where.conv, "fp32_precision", "ieee"
+    before = getattr(where, name)
+    setattr(where, name, off)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(where, name, before)
 
 
 class InferenceNetwork(nn.Module):
@@ -165,7 +173,7 @@ class FoldedConvolution(nn.Module):
         self.onednn_activation = ONEDNN_ACTIVATIONS[activation]
         self.activation = activation(inplace=True) if activation else None
         # oneDNN's activations turn nan into 0, which would hide that a network has diverged.
-        self.may_pack = bool(self.weight.isfinite().all() and self.bias.isfinite().all())
+        self.may_pack = weight.device.type == "cpu" and bool(weight.isfinite().all() and self.bias.isfinite().all())
         self.packed: dict[int, Tensor] = {}  # by the number of threads
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
+
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
     if (left := leave_early(options, split_names)) is not None:
         return left
     with start(options) as run:
+        torch.backends.cudnn.benchmark = True  # sizes are the same in every step; as published
         data = load_data(run, split_names)
         if options.evaluate:
             evaluate_checkpoint(run, data)
@@ -113,6 +116,8 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
     averages = history.epoch_averages()
     videos = (state.step - first_step) * options.batch_size
     speed = {"videos_per_second": videos / (time.perf_counter() - began), "data_time": averages.data_seconds}
+    if run.device.type == "cuda" and (line := line_on_waiting(averages)):
+        run.log.line(line)
     replaced = report_replaced(data.train, run.log.line, f"epoch {state.epoch}")
     return averages.figures | speed | {"replaced_frames": replaced}
 
@@ -245,6 +250,14 @@ def open_log(run: Run, state: TrainingState) -> None:
         checkpoint.remove_leftovers(folder)
         known = (state.best, checkpoint.best_metric(folder))
         state.best = max((value for value in known if value is not None), default=None)
+
+
+def line_on_waiting(epoch: Averages) -> str:
+    """What to change where an epoch's steps spent more than a tenth of their time waiting for frames; else ""."""
+    share = epoch.data_seconds / epoch.step_seconds
+    if share <= 0.1:
+        return ""
+    return f"warning: {share:.0%} of the time went by waiting for frames: more --workers (a core each), or faster disks"
 
 
 def training_line(place: str, line: Averages, epoch: Averages) -> str:

@@ -63,7 +63,7 @@ def stepwise(
     glance = model.glance_at(model.normalise(frames.to(device)), len(videos))
     last = [model.num_glance_segments - 1]
     logits, glance_pooled = model.classifier.glance_steps(glance.features, wanted=last)
-    decision = focus_pooled = None
+    decision = focus_segments = focus_pooled = None
     if trace is not None:
         decision = model.decide(glance)
         trace.begin(segments, frames, decision, logits)
@@ -72,13 +72,17 @@ def stepwise(
 
     for stop, exits in chunks:
         if step.leave is not None and step.leave.any():
-            parts = (videos, glance, decision, glance_pooled, focus_pooled)
-            videos, glance, decision, glance_pooled, focus_pooled = (_rows(part, ~step.leave) for part in parts)
+            stay = (~step.leave).nonzero().flatten()
+            videos, focus_segments = (_rows(part, stay) for part in (videos, focus_segments))
+            stay = stay.to(device, non_blocking=True)  # one index for all that is on the device, and no wait for any
+            parts = (glance, decision, glance_pooled, focus_pooled)
+            glance, decision, glance_pooled, focus_pooled = (_rows(part, stay) for part in parts)
         if len(videos) == 0:
             return
         first, decision = step.patches, decision or model.decide(glance)
+        focus_segments = decision.focus_indices.cpu() if focus_segments is None else focus_segments
         actions = decision.focus_actions[:, first:stop]  # [n, f, 4]
-        frames = source.fetch(videos, decision.focus_indices[:, first:stop].cpu())  # uint8 [n * f, 3, S, S]
+        frames = source.fetch(videos, focus_segments[:, first:stop])  # uint8 [n * f, 3, S, S]
         normalised = model.normalise(frames.to(device))
         features = model.focus_on(normalised, actions)
         wanted = [number - 1 for number in exits] if trace is None else range(first, stop)
@@ -91,9 +95,9 @@ def stepwise(
 
 
 def _rows(part: Part | None, stay: Tensor) -> Part | None:
-    """The videos that stay, bool [n], of a tensor or of each tensor of a step's result."""
+    """The videos that stay, int64 [n], of a tensor or of each tensor of a step's result on the same device."""
     if part is None:
         return None
     if isinstance(part, Tensor):
-        return part[stay.to(part.device)]
+        return part[stay]
     return type(part)(**{name: _rows(value, stay) for name, value in vars(part).items()})

@@ -167,10 +167,17 @@ def test_no_images_give_no_maps(model):
     assert InferenceNetwork(model.local_CNN)(torch.empty(0, 3, 64, 64)).shape == (0, 2048, 2, 2)
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_convolutions_are_float32_in_the_block_and_as_before_after_it(monkeypatch, before):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
-    with pytest.raises(KeyError), float32_convolutions():
-        assert not torch.backends.cudnn.allow_tf32
-        raise KeyError
-    assert torch.backends.cudnn.allow_tf32 is before
+@pytest.mark.parametrize("interface", ["conv.fp32_precision", "allow_tf32"])
+def test_convolutions_are_float32_in_the_block_and_as_before_after_it(interface):
+    where, name, values = torch.backends.cudnn, interface, (False, True)
+    if interface != "allow_tf32":
+        if not hasattr(torch.backends.cudnn, "conv"):
+            pytest.skip("this PyTorch has only the older interface")
+        where, name, values = torch.backends.cudnn.conv, "fp32_precision", ("ieee", "tf32")
+    for before in values:  # ends with PyTorch's default
+        setattr(where, name, before)
+        with pytest.raises(KeyError), float32_convolutions():
+            if name == "fp32_precision":  # a mixture of both interfaces cannot be read by the older one
+                assert where.fp32_precision == "ieee"
+            raise KeyError
+        assert getattr(where, name) == before

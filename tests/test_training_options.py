@@ -7,6 +7,8 @@ import torch
 
 import main
 import main_semiAMP
+from ops.loss_history import Averages
+from ops.runner import line_on_waiting
 from ops.setup import train_in_half
 from ops.utils.errors import UserError
 from tests.conftest import SMALL_OPTIONS, call, call_together, the_error
@@ -114,3 +116,9 @@ def test_a_gpu_without_bfloat16_is_told_to_use_float16(small_model, monkeypatch)
 def test_options_without_effect_are_refused_in_one_line(script, change, message, options, capsys):
     assert call(script.main, *options, *change) == 2
     assert message in the_error(capsys.readouterr().err)
+
+
+def test_an_epoch_that_waited_for_frames_says_what_to_change():
+    assert line_on_waiting(Averages(step_seconds=1.0, data_seconds=0.1, figures={})) == ""
+    line = line_on_waiting(Averages(step_seconds=1.0, data_seconds=0.4, figures={}))
+    assert "40%" in line and "--workers" in line

@@ -33,7 +33,7 @@ from ops.early_exit.curve import criterion_values
 from ops.early_exit.inference import EarlyExitInference, joined
 from ops.early_exit.measure import agreement
 from ops.flops import exit_gflops
-from ops.inference import prepare_for_inference
+from ops.inference import float32_convolutions, prepare_for_inference
 from ops.utils.errors import UserError, run_entry
 
 OPTIONS = SIZES | {"videos": 8, "batch_size": 1, "rounds": 2, "focus_chunk": 1, "p": [10, 15, 19]}
@@ -98,11 +98,15 @@ def thresholds_for(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     return np.array([*thresholds, -np.inf], dtype=np.float32)
 
 
-@torch.no_grad()
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     """A row for each operating point. Raises UserError where exits or classes are not the simulation's."""
     if not all(1 <= p <= 19 for p in arguments.p):
         raise UserError("--p must be from 1 to 19")
+    with float32_convolutions(), torch.no_grad():
+        yield from _rows(arguments)
+
+
+def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
     plain = random_model(arguments).to(arguments.device)
     gflops = np.array(exit_gflops(plain))
     model = prepare_for_inference(plain)

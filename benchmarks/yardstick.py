@@ -36,7 +36,7 @@ def baseline_model(model: UniAdaFocus) -> UniAdaFocus:
 
 def baseline_clips(model: UniAdaFocus, frames: Tensor) -> Tensor:
     """What the published loader delivers for uint8 [B, T, 3, H, W]: float32, normalised, contiguous."""
-    return torch.stack([model.normalise(clip.cpu()).contiguous() for clip in frames])
+    return torch.stack([model.normalise(clip.to(model.pixel_scale.device)).cpu().contiguous() for clip in frames])
 
 
 def baseline_optimizer(model: UniAdaFocus) -> torch.optim.SGD:
@@ -78,9 +78,12 @@ def baseline_temporal_signal(frame_weights: Tensor, glance_logits: Tensor, train
     batch, num_glance = frame_weights.shape
     removals = max(1, num_glance // 3)
     device = frame_weights.device
-    generator = None if training else torch.Generator(device).manual_seed(EVALUATION_SEED)
     shape = (batch if training else 1, removals, MONTE_CARLO_DRAWS, num_glance)
-    uniform = torch.rand(shape, generator=generator, device=device).clamp_min(1e-20).expand(batch, -1, -1, -1)
+    if training:
+        uniform = torch.rand(shape, device=device)
+    else:
+        uniform = torch.rand(shape, generator=torch.Generator().manual_seed(EVALUATION_SEED)).to(device)
+    uniform = uniform.clamp_min(1e-20).expand(batch, -1, -1, -1)
     total = torch.zeros_like(glance_logits[:, 0])
     for removed in range(removals):
         weights = frame_weights.unsqueeze(1).repeat(1, MONTE_CARLO_DRAWS, 1)  # [B, 128, G]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # said before torch is loaded: test runs share the cores
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # bits are promised on CPUs; see test_cuda_without_gpu.py
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # for processes to come: freed memory is kept, not cleared and asked for
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
 

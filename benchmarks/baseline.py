@@ -107,12 +107,12 @@ class Contestant:
         torch.manual_seed(0)
         return self._update(self.model.train(), self.frames, self.target, self.optimizer, self.scaler, self.device)
 
-    def evaluation(self, precision: str = "float32") -> Callable[[], Output]:
-        """With the weights that there are now; the published code knows no other precision than float32."""
+    def evaluation(self, precision: str = "float32", compiled: bool = False) -> Callable[[], Output]:
+        """With the weights that there are now; precision, compiled: of ours, as for `prepare_for_inference`."""
         model = copy.deepcopy(self.model).eval()
         if self.name == "yardstick":
             return lambda: baseline_evaluation(model, self.frames, self.device)
-        prepared = prepare_for_inference(model, precision)
+        prepared = prepare_for_inference(model, precision, compiled)
         return torch.inference_mode()(lambda: prepared(self.frames.to(self.device, non_blocking=True)))
 
     def gradients(self) -> dict[str, Tensor]:
@@ -143,10 +143,14 @@ def step_of(*contestant: object) -> Callable[[], object]:
 
 
 def evaluation_row(
-    title: str, both: Mapping[str, Contestant], arguments: argparse.Namespace, precision: str = "float32"
+    title: str,
+    both: Mapping[str, Contestant],
+    arguments: argparse.Namespace,
+    precision: str = "float32",
+    compiled: bool = False,
 ) -> Row:
-    """Videos per second of an evaluation, ours in a precision."""
-    ways = {name: each.evaluation(precision) for name, each in both.items()}
+    """Videos per second of an evaluation, ours in a precision, and compiled or not."""
+    ways = {name: each.evaluation(precision, compiled) for name, each in both.items()}
     seconds, outputs = take_turns(ways, arguments.rounds, arguments.device)
     difference = largest_difference(*(vars(outputs[name]) for name in NAMES))
     return row_of(f"evaluation, {title}, videos/s", seconds, difference, arguments.batch_size)

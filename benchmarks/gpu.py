@@ -1,50 +1,87 @@
 """What a GPU makes of it: speed against the yardstick, memory, the share of the chip's peak, and where the time goes.
 
     python -m benchmarks.gpu
-    python -m benchmarks.gpu --batch_size 32 --rounds 20
+    python -m benchmarks.gpu --batch_size 32 --rounds 5
     python -m benchmarks.gpu --peak_tflops 197          # a chip whose bfloat16 peak is not in the table
 
 No figure from a GPU exists yet: nobody has run this on one. It has only been tried on a CPU, with tiny sizes
 (`--device cpu --num_segments 6 ...`), to see that it works.
 
-At the published sizes: training and evaluation of the yardstick (`yardstick.py`) and of ours, in float32 with TF32 as
-PyTorch has it (in convolutions only) and off, with the backbones in half precision, and in bfloat16 throughout; the
-published evaluation is always in float32. Then the rate at which the two backbones compute alone, and its share of the
-chip's bfloat16 peak; and the ten operations that take most of a training step.
+At the published sizes, with --steps steps between two looks at the clock: training and evaluation of the yardstick
+(`yardstick.py`) and of ours in every precision, with TF32 as PyTorch has it (in convolutions only) and off, compiled or
+not, and ours with NCHW backbones; training from frames on disk, data workers included; early exit; the two backbones
+alone. Last, the ten operations that take most of a training step. The rows also go into --output as JSON.
 """
 
 import argparse
-from collections.abc import Iterator
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.baseline import Contestant, evaluation_row, training_rows
-from benchmarks.measuring import NAMES, SIZES, Row, median, run, take_turns
+from benchmarks import early_exit, loading
+from benchmarks.baseline import Contestant, evaluation_row
+from benchmarks.measuring import NAMES, SIZES, Row, median, row_of, run, take_turns
+from benchmarks.yardstick import LOSSES
+from ops.data.dataset import VideoDataset
+from ops.data.loaders import TrainingBatches, build_loader
+from ops.engine import TrainingState, train_steps
+from ops.setup import compile_backbones
 from ops.utils.errors import run_entry
+from ops.utils.files import whole_file
 
-OPTIONS = SIZES | {"batch_size": 16, "rounds": 10, "device": "cuda", "peak_tflops": 0.0}
+OPTIONS = SIZES | {
+    "batch_size": 16, "rounds": 3, "steps": 10, "device": "cuda", "peak_tflops": 0.0, "output": "results/gpu.json",
+}  # fmt: skip
 
 # Dense bfloat16 TFLOP/s without sparsity, from NVIDIA's data sheets; the first name that the device's contains.
 PEAKS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "H200": 989.4, "A100": 312.0}
 
-# Title, whether TF32 is allowed, and what `Contestant` takes after the options: the yardstick's, then ours.
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train. The yardstick trains in `published` precision, ours as the rest says."""
+
+    title: str
+    published: str = "float32"
+    precision: str = "float32"  # of the parts in `scope`; see `ops.setup.train_in_half`
+    scope: str = "backbones"
+    tf32: bool = True  # in convolutions
+    again: bool = False  # activations computed again in the backward pass
+    compiled: bool = False
+    channels_last: bool = True
+
+
+SEMI_AMP = Way("semi-AMP bfloat16", "float16", "bfloat16")
 TRAINING = (
-    ("float32, TF32 default", True, ("float32",), ("float32",)),
-    ("float32, TF32 off", False, ("float32",), ("float32",)),
-    ("semi-AMP", True, ("auto",), ("auto",)),
-    ("semi-AMP | all bfloat16", True, ("auto",), ("bfloat16", "all")),
-    ("semi-AMP | --checkpoint_activations", True, ("auto",), ("auto", "backbones", True)),
+    Way("float32, TF32 default"),
+    Way("float32, TF32 default, --compile", compiled=True),
+    Way("float32, TF32 default, NCHW", channels_last=False),
+    Way("float32, TF32 off", tf32=False),
+    Way("float32, TF32 off, NCHW", tf32=False, channels_last=False),
+    Way("semi-AMP float16", "float16", "float16"),
+    SEMI_AMP,
+    Way("semi-AMP bfloat16, --compile", "float16", "bfloat16", compiled=True),
+    Way("semi-AMP bfloat16, NCHW", "float16", "bfloat16", channels_last=False),
+    Way("semi-AMP | all bfloat16", "float16", "bfloat16", "all"),
+    Way("semi-AMP | --checkpoint_activations", "float16", "bfloat16", again=True),
 )
-# Title, whether TF32 is allowed, and our precision; the yardstick's is float32.
+# Title, whether TF32 is allowed, our precision and whether ours is compiled; the yardstick is float32 as it is.
 EVALUATION = (
-    ("float32, TF32 default", True, "float32"),
-    ("float32, TF32 off", False, "float32"),
-    ("float32 | bfloat16", True, "bfloat16"),
-    ("float32 | float16", True, "float16"),
+    ("float32, TF32 default", True, "float32", False),
+    ("float32, TF32 default, --compile", True, "float32", True),
+    ("float32, TF32 off", False, "float32", False),
+    ("float32 | float16", True, "float16", False),
+    ("float32 | bfloat16", True, "bfloat16", False),
+    ("float32 | bfloat16, --compile", True, "bfloat16", True),
 )
 
 
@@ -59,62 +96,171 @@ def peak_of(device_name: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in device_name), None)
 
 
-def rate_rows(contestant: Contestant, arguments: argparse.Namespace, peak: float | None) -> Iterator[Row]:
+def contestant(name: str, way: Way, arguments: argparse.Namespace) -> Contestant:
+    """The yardstick or ours, as the way says."""
+    if name == "yardstick":
+        return Contestant(name, arguments, way.published)
+    ours = Contestant(name, arguments, way.precision, way.scope, way.again)
+    if not way.channels_last:
+        for parameter in ours.model.parameters():
+            parameter.data = parameter.data.contiguous()
+    if way.compiled:
+        compile_backbones(ours.model)
+    return ours
+
+
+def training_row(way: Way, arguments: argparse.Namespace, peak: float | None) -> Row:
+    """Videos per second of training steps; the memory of each, ours beside the peak, and how busy the device was."""
+    allow_tf32(way.tf32)
+    steps, memory = {}, {}
+    for name in NAMES:
+        held = _peak_memory(arguments.device)
+        step = contestant(name, way, arguments).step
+        steps[name] = partial(_repeat, step, arguments.steps)
+        _repeat(step, 2)  # the second has the optimizer's momenta
+        memory[name] = (_peak_memory(arguments.device) - held) / 1e9
+    seconds, _ = take_turns(steps, arguments.rounds, arguments.device, warm_up=False)
+    with FlopCounterMode(display=False) as counter:  # of one that is not compiled
+        Contestant("ours", arguments).step()
+    rate = counter.get_total_flops() * arguments.steps / median(seconds["ours"]) / 1e12
+    remarks = ["{yardstick:.2f} and {ours:.2f} GB".format(**memory), f"{rate:.3g} TFLOP/s{_share(rate, peak)}"]
+    if arguments.device.startswith("cuda"):
+        remarks.append(f"device busy for {100 * _busy(steps['ours']):.0f} % of the time")
+    videos = arguments.batch_size * arguments.steps
+    return row_of(f"training, {way.title}, videos/s", seconds, "; ".join(remarks), videos)
+
+
+def _repeat(step: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def _peak_memory(device: str) -> int:
+    """Bytes of the GPU at the peak since this was last asked for; 0 on a CPU."""
+    if not device.startswith("cuda"):
+        return 0
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def _share(rate: float, peak: float | None) -> str:
+    return f", {100 * rate / peak:.1f} % of the peak, {peak:g}" if peak else ""
+
+
+def _busy(work: Callable[[], object]) -> float:
+    """The share of the wall time in which a kernel ran; above 1 where several do at once."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        taken = time.perf_counter() - started
+    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / taken
+
+
+def row_from_disk(arguments: argparse.Namespace) -> Row:
+    """Training from JPEG frames by our data workers, one for each core, on the second pass over the videos."""
+    ours, workers = contestant("ours", SEMI_AMP, arguments), os.cpu_count() or 1
+    videos = arguments.batch_size * arguments.steps
+    with tempfile.TemporaryDirectory() as folder:
+        config = loading.write_videos(Path(folder), videos, quality=30)
+        data = VideoDataset(config, "train", arguments.num_segments, arguments.input_size, training=True)
+        loader = build_loader(data, TrainingBatches(videos, arguments.batch_size, 0), workers, ours.device)
+        state = TrainingState(ours.model, ours.model, ours.optimizer, ours.scaler)
+        for _ in range(2):
+            started, waited = time.perf_counter(), 0.0
+            for step in train_steps(state, loader, seed=0, **LOSSES):
+                waited += step.data_seconds
+            float(step.figures["loss"])  # waits for the device
+            taken = time.perf_counter() - started
+    remark = f"{workers} workers; {100 * waited / taken:.0f} % of the time waiting for frames, the first ones included"
+    return Row("training from frames on disk, semi-AMP bfloat16, videos/s", None, videos / taken, None, remark)
+
+
+def early_exit_rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """`benchmarks.early_exit` for single videos and for batches of 32."""
+    for batch_size in (1, 32):
+        options = (
+            early_exit.OPTIONS | vars(arguments) | {"batch_size": batch_size, "videos": max(8, batch_size), "p": [10]}
+        )
+        yield from early_exit.measure(argparse.Namespace(**options))
+
+
+def backbone_rows(ours: Contestant, arguments: argparse.Namespace, peak: float | None) -> Iterator[Row]:
     """TFLOP/s of each backbone in bfloat16, in training and evaluation, with the images of one step."""
-    model, device, videos = contestant.model.train(), contestant.device, arguments.batch_size
+    model, device, videos = ours.model.train(), ours.device, arguments.batch_size
     sides = (arguments.input_size, arguments.patch_size)
     numbers = (videos * arguments.num_glance_segments, 2 * videos * arguments.num_focus_segments)
     for name, number, side in zip(("global_CNN", "local_CNN"), numbers, sides, strict=True):
-        network: nn.Module = getattr(model, name)
+        network = getattr(model, name)
         images = torch.randn(number, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
 
-        def train(network: nn.Module = network, images: torch.Tensor = images) -> None:
+        def train(network: torch.nn.Module = network, images: torch.Tensor = images) -> None:
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 maps = network.train()(images)
             network.zero_grad(set_to_none=True)
             maps.float().mean().backward()
 
         @torch.inference_mode()
-        def evaluate(network: nn.Module = network, images: torch.Tensor = images) -> None:
+        def evaluate(network: torch.nn.Module = network, images: torch.Tensor = images) -> None:
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 network.eval()(images)
 
         for what, work in (("training", train), ("evaluation", evaluate)):
             with FlopCounterMode(display=False) as counter:
                 work()
-            seconds, _ = take_turns({name: work}, arguments.rounds, arguments.device, warm_up=False)
-            rate = counter.get_total_flops() / median(seconds[name]) / 1e12
-            share = f"{100 * rate / peak:.1f} % of the peak, {peak:g}" if peak else ""
-            yield Row(f"{name} alone, {what}, bfloat16, TFLOP/s", None, rate, None, share)
+            repeated = {name: partial(_repeat, work, arguments.steps)}
+            seconds, _ = take_turns(repeated, arguments.rounds, arguments.device, warm_up=False)
+            rate = counter.get_total_flops() * arguments.steps / median(seconds[name]) / 1e12
+            title = f"{name} alone, {what}, bfloat16, TFLOP/s"
+            yield Row(title, None, rate, None, _share(rate, peak).removeprefix(", "))
 
 
-def slowest_operations(contestant: Contestant, number: int = 10) -> str:
+def slowest_operations(ours: Contestant, number: int = 10) -> str:
     """A table of the operations that take most of a training step."""
-    on_gpu = contestant.device.type == "cuda"
-    contestant.step()
+    on_gpu = ours.device.type == "cuda"
+    ours.step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
-        contestant.step()
+        ours.step()
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     return profiler.key_averages().table(sort_by=order, row_limit=number, max_name_column_width=60)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Training, evaluation, and the backbones alone; then the slowest operations are printed."""
-    on_gpu = arguments.device != "cpu"
+    """All rows, which are written as JSON when they are there; then the slowest operations are printed."""
+    rows = []
+    for row in _rows(arguments):
+        rows.append(row)
+        yield row
+    on_gpu = arguments.device.startswith("cuda")
+    found = {
+        "device": torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU",
+        "torch": torch.__version__,
+        "options": vars(arguments),
+        "rows": [asdict(row) for row in rows],
+    }
+    with whole_file(Path(arguments.output)) as file:
+        file.write(json.dumps(found, indent=1).encode())
+    ours = contestant("ours", SEMI_AMP, arguments)
+    print(f"\na training step of ours, {SEMI_AMP.title}\n{slowest_operations(ours)}")
+
+
+def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    on_gpu = arguments.device.startswith("cuda")
     peak = arguments.peak_tflops or (peak_of(torch.cuda.get_device_name(arguments.device)) if on_gpu else None)
-    for title, tf32, *settings in TRAINING:
-        allow_tf32(tf32)
-        yield from training_rows(title, dict(zip(NAMES, settings, strict=True)), arguments)
-    both = {name: Contestant(name, arguments) for name in NAMES}
-    for title, tf32, precision in EVALUATION:
+    for way in TRAINING:
+        yield training_row(way, arguments, peak)
+    both: Mapping[str, Contestant] = {name: Contestant(name, arguments) for name in NAMES}
+    for title, tf32, precision, compiled in EVALUATION:
         if on_gpu or precision != "float16":  # `prepare_for_inference` has none on a CPU
             allow_tf32(tf32)
-            yield evaluation_row(title, both, arguments, precision)
+            yield evaluation_row(title, both, arguments, precision, compiled)
     del both
-    ours = Contestant("ours", arguments, "auto")
-    yield from rate_rows(ours, arguments, peak)
-    print(f"\na training step of ours in semi-AMP\n{slowest_operations(ours)}")
+    allow_tf32(True)
+    yield row_from_disk(arguments)
+    yield from early_exit_rows(arguments)
+    yield from backbone_rows(contestant("ours", SEMI_AMP, arguments), arguments, peak)
 
 
 main = partial(run, __doc__, measure, OPTIONS)

@@ -1,6 +1,7 @@
 """The yardstick computes what ours computes, at the published costs; both benchmarks of training run."""
 
 import argparse
+import json
 import pickle
 import re
 
@@ -111,14 +112,20 @@ def test_the_benchmark_prints_speeds_ratios_differences_and_memory(no_processes,
     assert "1.0e-09 (loss) of losses and gradients in float64" in printed
 
 
-def test_the_gpu_benchmark_runs_on_a_cpu(no_processes, thin_networks, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "TRAINING", gpu.TRAINING[::4])  # two of the rows are enough to try it out
-    monkeypatch.setattr(gpu, "EVALUATION", gpu.EVALUATION[2:])
-    size = ["--batch_size", 2, "--rounds", 1, "--peak_tflops", 2]
+def test_the_gpu_benchmark_runs_on_a_cpu(thin_networks, monkeypatch, capsys, tmp_path):
+    ways = [gpu.Way("NCHW", channels_last=False), gpu.Way("bfloat16", "bfloat16", "bfloat16", "all", again=True)]
+    monkeypatch.setattr(gpu, "TRAINING", ways)
+    monkeypatch.setattr(gpu, "EVALUATION", gpu.EVALUATION[3:5])  # float16 is left out on a CPU
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    size = ["--batch_size", 2, "--rounds", 1, "--steps", 1, "--peak_tflops", 2, "--output", tmp_path / "gpu.json"]
     assert call(gpu.main, "--device", "cpu", *SIZES, *size) == 0
     printed = capsys.readouterr().out
-    assert len(re.findall(r"^training, .*, videos/s +\S+ +\S+ +\S+$", printed, re.MULTILINE)) == 2
-    assert len(re.findall(r"^evaluation, .*, videos/s +\S+ +\S+ +\S+ ", printed, re.MULTILINE)) == 1
+    rates = r"videos/s +\S+ +\S+ +\S+  "
+    assert len(re.findall(rf"^training, .*, {rates}.* GB; .* % of the peak, 2$", printed, re.MULTILINE)) == 2
+    assert len(re.findall(rf"^evaluation, .*, {rates}", printed, re.MULTILINE)) == 1
+    assert len(re.findall(r"^early exit, p = 10", printed, re.MULTILINE)) == 2
+    rows = {row["what"]: row for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
+    assert rows["training from frames on disk, semi-AMP bfloat16, videos/s"]["ours"] > 0
     assert len(re.findall(r"_CNN alone, \w+, bfloat16, TFLOP/s +- +\S+ +-  \S+ % of the peak, 2$", printed, re.M)) == 4
     assert "aten::convolution_backward" in printed
 

@@ -25,7 +25,7 @@ from benchmarks.measuring import Row, one_core, row_of, run, take_turns
 from ops.utils.errors import UserError, run_entry
 from ops.video import ffmpeg
 from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames
-from ops.video.reader import PlainVideo, silence_decoders
+from ops.video.opencv import PlainVideo, silence_decoders
 
 HEIGHT, WIDTH = 360, 640  # pixels
 OPTIONS = {"frames": 300, "rounds": 3, "quality": [18, 75, 90]}
@@ -69,11 +69,10 @@ def make_clip(path: Path, frames: int) -> None:
 def size_and_quality(clip: Path, folder: Path, template: FrameTemplate) -> str:
     """kB per frame and mean PSNR of the frames in `folder` against the decoded clip, in words."""
     sizes, ratios, video = [], [], PlainVideo(clip)
-    for number, image in enumerate(video.read(range(1, len(video.frames) + 1)), start=1):
+    for number, image in enumerate(video.pictures(range(1, len(video) + 1)), start=1):
         path = folder / template.name(number)
         sizes.append(path.stat().st_size / 1000)
         ratios.append(cv2.PSNR(image, cv2.imread(str(path))))
-    video.close()
     return f"{statistics.mean(sizes):.1f} kB, PSNR {statistics.mean(ratios):.1f} dB"
 
 
@@ -91,7 +90,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
 
         def extract(settings: FrameSettings) -> Path:
             folder = Path(work) / str(next(turns))
-            make_frames(clip, folder, settings, lambda _: None)
+            make_frames(clip, folder, settings)
             return folder
 
         def published() -> Path:

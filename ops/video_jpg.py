@@ -48,7 +48,6 @@ from ops.video.extraction import Summary, extract_videos
 from ops.video.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALITY, FrameSettings, FrameTemplate
 from ops.video.frames_root import estimate
 from ops.video.plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
-from ops.video.reader import silence_decoders
 from ops.video.split_files import LabelledVideo, read_labels, write_split_files
 
 DATASETS = ("actnet", "fcvid", "minik")
@@ -112,7 +111,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    silence_decoders()
     dataset_template, separator = _dataset_format(args.dataset)
     workers = args.num_workers if args.parallel else 1
     if workers < 1:

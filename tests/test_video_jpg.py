@@ -18,8 +18,8 @@ from ops.video.frame_folders import (
     FrameTemplate,
     _unfinished_mark,
     attempt,
-    scaled_size,
 )
+from ops.video.opencv import scaled_size
 from ops.video.plan import plan
 from ops.video_jpg import extract_videos, main
 from tests.conftest import ROOT, call, run_script, the_error
@@ -211,8 +211,8 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkey
     assert set(os.listdir(tmp_path / "frames")) <= {"a", "c", "how_made.json"}
 
 
-def _full_disk_at_b(job, report):
-    return DiskFull("No space left on device: b") if job[0].name == "b.mp4" else attempt(job, report)
+def _full_disk_at_b(job, _):
+    return DiskFull("No space left on device: b") if job[0].name == "b.mp4" else attempt(job)
 
 
 @needs_ffmpeg

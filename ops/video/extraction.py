@@ -15,7 +15,6 @@ from ops.video.frame_folders import (
     Made,
     attempt,
     find_unfinished,
-    prepare_worker,
     remove_unfinished,
 )
 from ops.video.frames_root import estimate, prepare_root
@@ -114,9 +113,12 @@ def _carry_out(
             to_make[video.folder] = video
     if workers > 1:  # one core per process is enough where there are several
         settings = replace(settings, decoder_threads=1)
+    initialise = None
+    if not settings.uses_ffmpeg:
+        from ops.video.opencv import prepare_worker as initialise  # takes a while to import
     jobs = [(source / video.name, folder, settings) for folder, video in to_make.items()]
     with progress_bar(len(jobs), "video", shown=progress) as bar:
-        for job, result in run_jobs(attempt, jobs, min(workers, len(jobs)), lambda frames: None, prepare_worker):
+        for job, result in run_jobs(attempt, jobs, min(workers, len(jobs)), lambda frames: None, initialise):
             video = to_make[job[1]]
             if isinstance(result, Made):
                 (summary.redone if video.action == "redo" else summary.done).append(video.name)

@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ops.utils.errors import UserError
-from ops.video.errors import VideoError
+from ops.video import ffmpeg
 from ops.video.frame_folders import FrameSettings
-from ops.video.reader import stated_length
 
 SETTINGS_FILE = "how_made.json"
 _SAMPLED = 24  # videos that are opened for an estimate
 _PUBLISHED_BYTES = 12e3  # of a frame of 640 x 360 pixels by the published command, over ActivityNet
-# Likewise with OpenCV: JPEG quality and bytes, as benchmarks/extraction.py finds them.
-_QUALITIES, _BYTES = (0, 10, 18, 30, 50, 75, 90, 100), (5e3, 10e3, 14e3, 19e3, 25e3, 37e3, 60e3, 150e3)
+# Likewise with OpenCV: bytes up to a JPEG quality, as benchmarks/extraction.py finds them.
+_BYTES = {10: 10e3, 18: 14e3, 30: 19e3, 50: 25e3, 75: 37e3, 90: 60e3, 100: 150e3}
 
 
 def prepare_root(root: Path, settings: FrameSettings, holds_frames: bool) -> None:
@@ -72,18 +69,16 @@ class Estimate:
 
 def estimate(videos: Sequence[Path], root: Path, settings: FrameSettings) -> Estimate:
     """How much frames of `videos` will take in `root`, which need not be there yet, from some of them."""
-    lengths = []
-    for video in videos[:: max(1, len(videos) // _SAMPLED)]:
-        try:
-            frames, rate = stated_length(video)
-        except VideoError:
-            continue
-        lengths.append(frames * settings.frame_rate / rate if settings.frame_rate else frames)
-    frames = round(len(videos) * sum(lengths) / len(lengths)) if lengths else 0
+    sample = videos[:: -(-len(videos) // _SAMPLED) or 1]
     if settings.uses_ffmpeg:
-        size = _PUBLISHED_BYTES
+        lengths, size = ffmpeg.stated_lengths(sample), _PUBLISHED_BYTES
     else:
-        size = float(np.interp(settings.jpeg_quality, _QUALITIES, _BYTES))
+        from ops.video.opencv import stated_lengths  # takes a while to import
+
+        lengths = stated_lengths(sample)
+        size = next(size for quality, size in _BYTES.items() if quality >= settings.jpeg_quality)
+    counts = [count * settings.frame_rate / rate if settings.frame_rate else count for count, rate in lengths]
+    frames = round(len(videos) * sum(counts) / len(counts)) if counts else 0
     while not root.exists():
         root = root.parent
     return Estimate(len(videos), frames, frames * size * (settings.height / 360) ** 2, shutil.disk_usage(root).free)

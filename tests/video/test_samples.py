@@ -64,7 +64,7 @@ def check_extraction(name, video, target, expected, settings):
     """The folder of frames is as published, or the video is refused and nothing is left."""
     ours = settings.uses_ffmpeg
     try:
-        made = make_frames(video, target, settings, lambda count: None)
+        made = make_frames(video, target, settings)
     except VideoError as error:
         assert name in TOO_SHORT if ours else INSTALL_FFMPEG in str(error)
         assert ours or name not in PLAIN

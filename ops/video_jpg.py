@@ -94,9 +94,14 @@ def make_parser() -> argparse.ArgumentParser:
     frames.add_argument("--strict", action="store_true", help="refuse every video that is damaged or short")
 
     work = parser.add_argument_group("work")
-    work.add_argument("--parallel", action="store_true", help="use several processes instead of one")
     work.add_argument(
-        "--num_workers", type=int, default=os.cpu_count() or 1, help="processes with --parallel (default: all cores)"
+        "--parallel", action="store_true", help="a video at a time for each core (default: two with ffmpeg, else one)"
+    )
+    work.add_argument(
+        "--num_workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="videos at a time with --parallel (default: as many as cores)",
     )
     work.add_argument("--dry_run", action="store_true", help="print what would be done, and do nothing")
     work.add_argument(
@@ -112,9 +117,6 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     dataset_template, separator = _dataset_format(args.dataset)
-    workers = args.num_workers if args.parallel else 1
-    if workers < 1:
-        raise UserError(f"{workers} workers cannot do anything: give 1 or more")
     settings = FrameSettings(
         FrameTemplate.parse(args.prefix or dataset_template),
         args.height,
@@ -125,6 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if args.jpeg_quality is not None and settings.uses_ffmpeg:
         raise UserError("--jpeg_quality is for --backend opencv; ffmpeg writes its default quality, as published")
+    # With ffmpeg two at a time, as one alone leaves cores idle at the start and at the end of each video.
+    workers = args.num_workers if args.parallel else min(2 if settings.uses_ffmpeg else 1, os.cpu_count() or 1)
+    if workers < 1:
+        raise UserError(f"{workers} workers cannot do anything: give 1 or more")
     selection = Selection(args.accepted_formats, args.begin, args.end, args.file_list)
     labels = None
     if args.write_split is not None:

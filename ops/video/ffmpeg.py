@@ -69,7 +69,7 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
     )
     said = result.stderr.decode(errors="replace")
     if os.strerror(errno.ENOSPC) in said:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     problems = _PROBLEM.findall(said)
     problem = problems[-1 if result.returncode else 0] if problems else ""
     if result.returncode and not problem:

@@ -189,7 +189,7 @@ def attempt(job: tuple[Path, Path, FrameSettings], _: object = None) -> Made | s
     except VideoError as error:
         return str(error)
     except OSError as error:
-        why = f"{error.strerror or error}: {error.filename or folder}"
+        why = f"{error.strerror or error}: {folder}"
         return DiskFull(why) if error.errno in (errno.ENOSPC, errno.EDQUOT) else why
 
 

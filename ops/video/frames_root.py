@@ -48,7 +48,9 @@ def prepare_root(root: Path, settings: FrameSettings, holds_frames: bool) -> Non
         raise UserError(f"{path}: is not as this program writes it; remove it or choose another folder") from None
     except OSError as error:
         place = error.filename or root
-        raise UserError(f"{place}: cannot be made ({error.strerror}); choose another folder for the frames") from None
+        raise UserError(
+            f"{place}: cannot be written ({error.strerror}); choose another folder for the frames"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"{self.videos} videos to turn into about {self.frames} frames, {self.bytes / 1e9:.1f} GB; "
-            f"{self.free / 1e9:.1f} GB are free"
+            f"{self.videos} videos to turn into about {self.frames} frames, {self.bytes / 1e9:.3f} GB; "
+            f"{self.free / 1e9:.3f} GB are free"
         )
 
 

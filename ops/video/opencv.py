@@ -260,6 +260,7 @@ def _new_capture(path: Path, raw: bool = False) -> cv2.VideoCapture:
             capture = _call(cv2.VideoCapture, name, cv2.CAP_FFMPEG, parameters)
     if capture is None or not capture.isOpened():
         raise NotPlain("cannot be read as a video (damaged, cut off, or none)")
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # which 4.11 does not do by itself
     return capture
 
 

@@ -163,26 +163,6 @@ class _FfmpegFrames:
             process.communicate()
 
 
-class _ExtractedFrames:
-    """Frames of a temporary folder that the published command fills; it goes with the object."""
-
-    def __init__(self, path: Path, settings: FrameSettings) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="frames_of_a_video_")
-        frames = Path(self._folder.name) / "frames"
-        self.rate = make_frames(path, frames, settings).rate or None
-        self._frames = FrameFolder(frames, settings.template.for_format)
-        self.decoded_with = self._frames.decoded_with
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        try:
-            yield from self._frames.read(numbers)
-        except VideoError as error:  # which names the temporary folder
-            raise VideoError("none of its frames can be read as pictures") from error
-
-
 def _plain_packets(path: Path) -> tuple[int, float, list[int]] | None:
     """(frames, their rate, those at which decoding can begin) of a file whose every packet is one frame of the
     published command, shown at a constant rate from zero; None for any other. Nothing is decoded."""
@@ -212,7 +192,7 @@ class FrameFolder:
         if not numbers:
             raise VideoError(f"holds no frame {template.format(1)}")
         self._reader = FrameReader(folder.name, str(folder), template, max(numbers), "extract it again", decode)
-        self.rate = None
+        self.rate: float | None = None
 
     def __len__(self) -> int:
         return self._reader.num_frames
@@ -232,3 +212,20 @@ class FrameFolder:
     def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
         """See `Video`; each has a file of its own."""
         return set(numbers)
+
+
+class _ExtractedFrames(FrameFolder):
+    """Frames of a temporary folder that the published command fills; it goes with the object."""
+
+    def __init__(self, path: Path, settings: FrameSettings) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="frames_of_a_video_")
+        frames = Path(self._folder.name) / "frames"
+        made = make_frames(path, frames, settings)
+        super().__init__(frames, settings.template.for_format)
+        self.rate = made.rate or None
+
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        try:
+            yield from super().read(numbers)
+        except VideoError as error:  # which names the temporary folder
+            raise VideoError("none of its frames can be read as pictures") from error

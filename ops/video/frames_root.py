@@ -1,5 +1,6 @@
 """The folder of all frames: how they were made, and whether more of them fit on its disk."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.utils.errors import UserError
+from ops.utils.files import whole_file
 from ops.video import ffmpeg
 from ops.video.frame_folders import FrameSettings
 
@@ -28,29 +30,23 @@ def prepare_root(root: Path, settings: FrameSettings, holds_frames: bool) -> Non
     path, ours = root / SETTINGS_FILE, settings.recorded()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            differing = [name for name in ours if theirs.get(name) != ours[name]]
-            if differing:
-                words = ", ".join(f"{name} {theirs.get(name)}, not {ours[name]}" for name in differing)
-                raise UserError(f"{root}: its frames were made with {words}; choose another folder or those options")
-            if not os.access(root, os.W_OK):
-                raise PermissionError(13, os.strerror(13), str(root))
-            return
+        theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if theirs is not None and not os.access(root, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except ValueError:
+        raise UserError(f"{path}: is not as this program writes it; remove it or choose another folder") from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror}); choose another folder for the frames") from None
+    if theirs is None:
         if holds_frames:
             print(
                 f"warning: {root}: nothing says how its frames were made; they are taken as they are", file=sys.stderr
             )
-        beside = root / f".{SETTINGS_FILE}.{os.getpid()}"
-        beside.write_text(json.dumps(ours) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except ValueError:
-        raise UserError(f"{path}: is not as this program writes it; remove it or choose another folder") from None
-    except OSError as error:
-        place = error.filename or root
-        raise UserError(
-            f"{place}: cannot be written ({error.strerror}); choose another folder for the frames"
-        ) from None
+        with whole_file(path) as file:
+            file.write(json.dumps(ours).encode() + b"\n")
+    elif differing := [name for name in ours if theirs.get(name) != ours[name]]:
+        words = ", ".join(f"{name} {theirs.get(name)}, not {ours[name]}" for name in differing)
+        raise UserError(f"{root}: its frames were made with {words}; choose another folder or those options")
 
 
 @dataclass(frozen=True)

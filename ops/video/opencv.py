@@ -38,28 +38,31 @@ class PlainVideo:
     def __init__(self, path: Path, frame_rate: float | None = None, height: int | None = None) -> None:
         self._path, self._height = path, height
         with _open(path) as capture:
-            codec, self._file_rate = _codec_name(capture), capture.get(cv2.CAP_PROP_FPS)
+            codec, self._file_rate = int(capture.get(cv2.CAP_PROP_FOURCC)), capture.get(cv2.CAP_PROP_FPS)
             promised, decoded = capture.get(cv2.CAP_PROP_FRAME_COUNT), False
             with suppress(NotPlain):  # the line below says as much
                 decoded = _call(capture.grab)
             first = capture.get(cv2.CAP_PROP_PTS)
         if not decoded:
-            raise NotPlain(f"OpenCV decodes no frame of it (codec {codec})")
+            name = (codec & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
+            raise NotPlain(f"OpenCV decodes no frame of it (codec {name!r})")
         if first != 0:
             raise NotPlain("its picture does not start at time zero")
         self._read_packets()
         if not is_constant(self._times, self._file_rate):
             raise NotPlain("its frame rate varies")
-        self._is_indexed = _is_indexed(path)
-        if len(self._times) < (promised if self._is_indexed else 0.98 * promised - 5):
+        with path.open("rb") as file:
+            head = file.read(12)
+        # MP4 and AVI files state their number of frames, and have no sound before time zero.
+        is_indexed = head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"AVI ")
+        if len(self._times) < (promised if is_indexed else 0.98 * promised - 5):
             raise NotPlain(f"cut short: the header promises {promised:.0f} frames, {len(self._times)} are there")
-        if frame_rate is not None and not self._is_indexed:
+        if frame_rate is not None and not is_indexed:
             raise NotPlain("another frame rate needs to know when its sound starts")
         self.rate = frame_rate or self._file_rate
-        # The file's frame, 0.., that each of the given ones is.
-        self._given = (
-            frames_at_rate(self._times, self._file_rate, frame_rate) if frame_rate else range(len(self._times))
-        )
+        self._given: Sequence[int] = range(len(self._times))  # the file's frame, 0.., that each of the given ones is
+        if frame_rate is not None:
+            self._given = frames_at_rate(self._times, self._file_rate, frame_rate)
 
     def __len__(self) -> int:
         """How many frames are given."""
@@ -220,58 +223,28 @@ def _call(function: Callable, *arguments: Any) -> Any:
     return result
 
 
-def _is_indexed(path: Path) -> bool:
-    """Whether it is an MP4 or AVI file, which states its number of frames, and no sound before time zero."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    return head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"AVI ")
-
-
 def _position(capture: cv2.VideoCapture) -> float:
     """When the frame grabbed last is shown, in seconds from the first one."""
     return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 
-def _codec_name(capture: cv2.VideoCapture) -> str:
-    """The four letters of the codec, or their number."""
-    code = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
-    name = code.to_bytes(4, "little").decode("latin-1").strip("\0 ")
-    return name if name.isalnum() else f"{code:#x}"
-
-
 @contextmanager
 def _open(path: Path, raw: bool = False) -> Iterator[cv2.VideoCapture]:
     """OpenCV's reader for the time of the block; raw: of encoded frames. Raises VideoError."""
-    capture = _new_capture(path, raw)
-    try:
-        yield capture
-    finally:
-        _call(capture.release)
-
-
-def _new_capture(path: Path, raw: bool = False) -> cv2.VideoCapture:
     check_readable(path)
     silence_decoders()
     os.environ.pop("OPENCV_FFMPEG_LOGLEVEL", None)  # errors are to be heard; read when the first video is opened
     parameters = [cv2.CAP_PROP_FORMAT, -1] if raw else [cv2.CAP_PROP_N_THREADS, 1]
-    with _openable(path) as name:
-        capture = None
+    name, capture = os.path.abspath(path), None  # absolute, so that no part of it is taken for a protocol
+    with path.open("rb") as file:
+        if os.fsencode(name).decode(errors="ignore") != name:  # a name in another encoding
+            name = f"/dev/fd/{file.fileno()}"
         with suppress(NotPlain):  # the line below says as much
             capture = _call(cv2.VideoCapture, name, cv2.CAP_FFMPEG, parameters)
     if capture is None or not capture.isOpened():
         raise NotPlain("cannot be read as a video (damaged, cut off, or none)")
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # which 4.11 does not do by itself
-    return capture
-
-
-@contextmanager
-def _openable(path: Path) -> Iterator[str]:
-    """A name that OpenCV can open: absolute, so that no part of it is taken for a protocol, and valid UTF-8."""
-    name = os.path.abspath(path)
     try:
-        name.encode()
-    except UnicodeEncodeError:  # a name in another encoding
-        with path.open("rb") as file:
-            yield f"/dev/fd/{file.fileno()}"
-    else:
-        yield name
+        yield capture
+    finally:
+        _call(capture.release)

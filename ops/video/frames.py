@@ -50,7 +50,7 @@ class Video(Protocol):
         """The frames of these numbers (1..N, ascending) in that order: uint8 RGB [H, W, 3]. Raises VideoError."""
 
     def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
-        """Those of `among`, which holds `numbers`, that are decoded on the way to these: reading them costs little."""
+        """Those of `among`, which holds `numbers`, that are better read with these than later: they are on the way."""
 
 
 class VideoFile:

@@ -54,7 +54,8 @@ class PlainVideo:
         with path.open("rb") as file:
             head = file.read(12)
         # MP4 and AVI files state their number of frames, and have no sound before time zero.
-        is_indexed = head[4:8] == b"ftyp" or (head[:4] == b"RIFF" and head[8:] == b"AVI ")
+        self._is_mp4 = head[4:8] == b"ftyp"
+        is_indexed = self._is_mp4 or (head[:4] == b"RIFF" and head[8:] == b"AVI ")
         if len(self._times) < (promised if is_indexed else 0.98 * promised - 5):
             raise NotPlain(f"cut short: the header promises {promised:.0f} frames, {len(self._times)} are there")
         if frame_rate is not None and not is_indexed:
@@ -74,8 +75,8 @@ class PlainVideo:
             yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
     def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
-        """See `ops.video.frames.Video`; decoding begins with the first frame."""
-        return {number for number in among if number <= max(numbers)}
+        """See `ops.video.frames.Video`; all, as decoding begins with the first frame each time."""
+        return set(among)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """Likewise in OpenCV's BGR; a frame that is given several times is the same array."""
@@ -102,7 +103,9 @@ class PlainVideo:
             raise NotPlain("OpenCV gives one picture for all of its frames")
 
     def check_end(self) -> None:
-        """Raises NotPlain where the last frame is not at its place, as in an MP4 file that hides some of its frames."""
+        """Raises NotPlain where the last frame of an MP4 file is not at its place, as in one that hides some frames."""
+        if not self._is_mp4:
+            return
         last = len(self._times) - 1
         with _open(self._path) as capture:
             _call(capture.set, cv2.CAP_PROP_POS_FRAMES, last)

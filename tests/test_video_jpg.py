@@ -341,7 +341,7 @@ def test_a_run_begins_with_an_estimate_and_stops_where_it_cannot_fit(tmp_path, c
     monkeypatch.setattr("ops.video.frames_root.shutil.disk_usage", lambda folder: disk)
     assert call(main, tmp_path / "videos", tmp_path / "frames") == 2
     printed = capsys.readouterr()
-    assert "41 videos to turn into about 410 frames, 0.005 GB; 0.000 GB are free" in the_error(printed.err)
+    assert "41 videos to turn into about 410 frames, 0.00" in the_error(printed.err)
     assert tree(tmp_path / "frames") == {}
 
 

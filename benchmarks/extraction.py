@@ -5,15 +5,19 @@
 
 Makes a synthetic cluttered clip of 640x360 pixels and turns it into frames with the published command in a shell, with
 `--backend ffmpeg`, and with OpenCV at several JPEG qualities, in turns on one core, so that a machine that slows down
-slows all. Beside the frames per second stand kB per frame and PSNR against the decoded clip (dB).
+slows all. Beside the frames per second stand kB per frame and PSNR against the decoded clip (dB). The last row is the
+whole script with its default options, start included, against a shell loop of the published command over `--clips`
+copies of the clip, on all cores.
 """
 
 import argparse
 import itertools
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +29,10 @@ from benchmarks.measuring import Row, one_core, row_of, run, take_turns
 from ops.utils.errors import UserError, run_entry
 from ops.video import ffmpeg
 from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames
-from ops.video.reader import PlainVideo, silence_decoders
+from ops.video.opencv import PlainVideo, silence_decoders
 
 HEIGHT, WIDTH = 360, 640  # pixels
-OPTIONS = {"frames": 300, "rounds": 3, "quality": [18, 75, 90]}
+OPTIONS = {"frames": 300, "rounds": 3, "quality": [18, 75, 90], "clips": 10}
 _CLIP_RATE = 30.0  # frames per second
 _DETAIL = ((2, 6), (4, 10), (8, 16), (16, 24), (40, 30))  # (size of a blotch in pixels, contrast in grey levels)
 
@@ -69,11 +73,10 @@ def make_clip(path: Path, frames: int) -> None:
 def size_and_quality(clip: Path, folder: Path, template: FrameTemplate) -> str:
     """kB per frame and mean PSNR of the frames in `folder` against the decoded clip, in words."""
     sizes, ratios, video = [], [], PlainVideo(clip)
-    for number, image in enumerate(video.read(range(1, len(video.frames) + 1)), start=1):
+    for number, image in enumerate(video.pictures(range(1, len(video) + 1)), start=1):
         path = folder / template.name(number)
         sizes.append(path.stat().st_size / 1000)
         ratios.append(cv2.PSNR(image, cv2.imread(str(path))))
-    video.close()
     return f"{statistics.mean(sizes):.1f} kB, PSNR {statistics.mean(ratios):.1f} dB"
 
 
@@ -91,7 +94,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
 
         def extract(settings: FrameSettings) -> Path:
             folder = Path(work) / str(next(turns))
-            make_frames(clip, folder, settings, lambda _: None)
+            make_frames(clip, folder, settings)
             return folder
 
         def published() -> Path:
@@ -106,10 +109,29 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
             ways["yardstick"] = published
         with one_core():
             seconds, folders = take_turns(ways, arguments.rounds)
+        whole = take_turns(whole_runs(clip, arguments.clips, Path(work)), arguments.rounds)[0] if has_ffmpeg else None
         found = {name: size_and_quality(clip, folders[name], base.template) for name in ways}
     there = f", as published {found['yardstick']}" if has_ffmpeg else "; no ffmpeg here"
     for name in readers:
         yield row_of(f"extraction, {name}, frames/s", seconds, found[name] + there, arguments.frames, ours=name)
+    if whole:
+        yield row_of("extraction, whole script, frames/s", whole, items=arguments.frames * arguments.clips)
+
+
+def whole_runs(clip: Path, clips: int, work: Path) -> dict[str, Callable[[], None]]:
+    """Ways to turn `clips` copies of a clip into frames in new folders."""
+    videos, turns = work / "videos", itertools.count()
+    videos.mkdir()
+    for number in range(clips):
+        os.link(clip, videos / f"{number}.mp4")
+    command = f'ffmpeg -nostdin -v error -i "$video" -vf scale=-1:{HEIGHT} "$folder/image_%05d.jpg"'
+    loop = f'for video in "$0"/*; do folder="$1/${{video##*/}}"; mkdir -p "$folder"; {command}; done'
+    script = [sys.executable, "-m", "ops.video_jpg"]
+
+    def run_in_new_folder(words: Sequence[str]) -> None:
+        subprocess.run([*words, videos, work / f"whole {next(turns)}"], check=True, stdout=subprocess.DEVNULL)
+
+    return {"ours": partial(run_in_new_folder, script), "yardstick": partial(run_in_new_folder, ["sh", "-c", loop])}
 
 
 main = partial(run, __doc__, measure, OPTIONS)

@@ -12,7 +12,7 @@ CODECS = {".avi": "MJPG", ".webm": "VP80"}
 
 def make_video(path: Path, frames: int = 20, rate: float = 10.0, width: int = 64, height: int = 48) -> Path:
     """A video whose frame n (from 0) shows n in eight columns, a white one for each 1; `frame_number` reads it."""
-    bits = [np.unpackbits(np.array([number], np.uint8)) * 255 for number in range(frames)]
+    bits = [np.unpackbits(np.array([number % 256], np.uint8)) * 255 for number in range(frames)]
     pictures = [np.repeat(row[None, :, None], 3, axis=2) for row in bits]
     return _write(path, [cv2.resize(picture, (width, height), interpolation=0) for picture in pictures], rate)
 

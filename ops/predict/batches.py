@@ -39,6 +39,9 @@ class SegmentReader:
         """The frames of segments (0..T-1), uint8 [3, S, S] each. Raises one of `READING_ERRORS`."""
         missing = sorted(set(segments) - self._kept.keys())
         if missing:
+            numbers = self.numbers.tolist()
+            decoded = self.video.decoded_with([numbers[segment] for segment in missing], numbers)
+            missing = [place for place, number in enumerate(numbers) if number in decoded and place not in self._kept]
             frames = self.video.read(self.numbers[missing].tolist())
             view_of = partial(transforms.evaluation_view, input_size=self.size)
             if self._decode == "pillow":

@@ -107,7 +107,9 @@ class Predictor:
         """The outcomes of one batch, in the order of the videos. A damaged file is tried once more by itself, with
         decode_all: decoded from end to end, as extraction does."""
         started = time.perf_counter()
-        readers = list(threads.map(partial(self._open, decode_all=decode_all), found))
+        decoder_threads = 1 if len(found) > 1 else 0  # each video of a batch has a thread of its own
+        open_video = partial(self._open, decoder_threads=decoder_threads, decode_all=decode_all)
+        readers = list(threads.map(open_video, found))
         batch = VideoBatch([reader for reader in readers if isinstance(reader, SegmentReader)], threads)
         trace = InspectionTrace(self.model) if self.illustrate else None
         outcomes: list[Outcome] = []
@@ -135,9 +137,6 @@ class Predictor:
             if not is_out_of_gpu_memory(error):
                 raise
             raise UserError(f"out of GPU memory with --batch_size {self.batch_size}: lower it") from error
-        finally:
-            for reader in batch.readers:
-                reader.video.close()
         return outcomes
 
     def _prediction(self, path: Path, logits: Tensor, patches: int, seconds: float) -> Prediction:
@@ -145,13 +144,13 @@ class Predictor:
         probabilities, labels = logits.softmax(dim=0).topk(self.topk)
         return Prediction(path, labels.tolist(), probabilities.tolist(), patches, self.gflops[patches], seconds)
 
-    def _open(self, found: FoundVideo, decode_all: bool = False) -> SegmentReader | Failure:
+    def _open(self, found: FoundVideo, decoder_threads: int, decode_all: bool) -> SegmentReader | Failure:
         try:
             if found.template is not None:
                 video = FrameFolder(found.path, found.template, self.decode)
             else:
-                threads = 1 if self.batch_size > 1 else 0  # each video of a batch has a thread of its own
-                video = VideoFile(found.path, replace(self.settings, decoder_threads=threads), decode_all)
+                settings = replace(self.settings, decoder_threads=decoder_threads)
+                video = VideoFile(found.path, settings, decode_all)
         except READING_ERRORS as error:
             return Failure(found.path, reason(error))
         return SegmentReader(video, self.model, self.decode)

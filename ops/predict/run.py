@@ -18,7 +18,7 @@ from ops.predict.predictor import Failure, Outcome, Predictor
 from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.utils.failure_list import printable
 from ops.video.frame_folders import FrameSettings
-from ops.video.reader import silence_decoders
+from ops.video.opencv import silence_decoders
 
 
 def predict(options: argparse.Namespace) -> int:

@@ -38,7 +38,8 @@ from ops.toy.scene import CLASS_NAMES, draw_video
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.processes import run_jobs
 from ops.video.extraction import extract_videos
-from ops.video.frame_folders import FrameSettings, FrameTemplate, prepare_worker
+from ops.video.frame_folders import FrameSettings, FrameTemplate
+from ops.video.opencv import prepare_worker
 
 DEFAULT_FOLDER = Path("data") / "toy"
 SETTINGS_FILE = "toy_settings.json"  # written first and completed last; where it is, this program made the folder

@@ -39,7 +39,7 @@ def run_jobs(
     jobs: Sequence[Any],
     workers: int,
     on_progress: Callable[[int], None],
-    initialise: Callable[[], None],
+    initialise: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield (job, `work(job, report)`) as jobs are done, in this process if `workers` is 1.
 
@@ -90,7 +90,7 @@ def run_jobs(
                 process.kill()
 
 
-def _start_worker(work: Callable, initialise: Callable, job: Any, busy: dict) -> None:
+def _start_worker(work: Callable, initialise: Callable | None, job: Any, busy: dict) -> None:
     context = multiprocessing.get_context("spawn")  # forking a process with threads, as OpenCV's, can deadlock
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, work, initialise), daemon=True)
@@ -105,10 +105,11 @@ def _send(connection: Connection, job: Any) -> None:
         connection.send(job)
 
 
-def _serve(connection: Connection, work: Callable, initialise: Callable) -> None:
+def _serve(connection: Connection, work: Callable, initialise: Callable | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave_once)
-    initialise()
+    if initialise is not None:
+        initialise()
     pending, last = 0, time.monotonic()
 
     def tell(finished: bool, value: Any) -> None:

@@ -1,7 +1,9 @@
 """A folder of videos -> a folder of frame folders: the run as a whole, for Python callers and for `ops.video_jpg`."""
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +17,6 @@ from ops.video.frame_folders import (
     Made,
     attempt,
     find_unfinished,
-    prepare_worker,
     remove_unfinished,
 )
 from ops.video.frames_root import estimate, prepare_root
@@ -78,21 +79,18 @@ def extract_videos(
         if expected.bytes > expected.free:
             raise UserError(f"{target}: {expected}; choose another disk, or a part by --begin and --end")
     started = time.monotonic()
+    full = ""
     try:
-        _carry_out(planned, source, settings, workers, progress, summary)
-    except DiskIsFull as error:
-        raise UserError(f"{error}; make room and run this again. So far {summary}") from None
+        full = _carry_out(planned, source, settings, workers, progress, summary)
     finally:
         summary.seconds += time.monotonic() - started
         still_flawed = listed(target, FLAWS)
         skipped = [name for name in summary.skipped if escape(name) not in still_flawed]
         settled = [*summary.done, *summary.redone, *skipped, *(name for name, _ in summary.failed)]
         write_failures(target, [*summary.failed, *summary.flawed], settled, source)
+    if full:
+        raise UserError(f"{full}; make room and run this again. So far {summary}")
     return summary
-
-
-class DiskIsFull(Exception):
-    """The message says where."""
 
 
 def _carry_out(
@@ -102,7 +100,8 @@ def _carry_out(
     workers: int,
     progress: bool,
     summary: Summary,
-) -> None:
+) -> str:
+    """Do what is planned; returns where the disk got full, if it did, which ends it."""
     to_make: dict[Path, PlannedVideo] = {}
     for video in planned:
         summary.leftovers += remove_unfinished(video.leftovers)
@@ -112,21 +111,29 @@ def _carry_out(
             summary.failed.append((video.name, video.reason))
         else:
             to_make[video.folder] = video
-    if workers > 1:  # one core per process is enough where there are several
+    if 1 < workers >= (os.cpu_count() or 1):  # each has a core
         settings = replace(settings, decoder_threads=1)
+    initialise = None
+    if not settings.uses_ffmpeg:
+        from ops.video.opencv import prepare_worker as initialise  # takes a while to import
     jobs = [(source / video.name, folder, settings) for folder, video in to_make.items()]
-    with progress_bar(len(jobs), "video", shown=progress) as bar:
-        for job, result in run_jobs(attempt, jobs, min(workers, len(jobs)), lambda frames: None, prepare_worker):
-            video = to_make[job[1]]
-            if isinstance(result, Made):
-                (summary.redone if video.action == "redo" else summary.done).append(video.name)
-                summary.frames += result.frames
-                if result.flaw:
-                    summary.flawed.append((video.name, result.flaw))
-            elif isinstance(result, DiskFull):
-                raise DiskIsFull(result)
-            else:
-                summary.failed.append((video.name, result))
-                remove_unfinished(find_unfinished([video.folder]).get(video.folder, ()))  # of a process that died
-            bar.set_postfix(frames=summary.frames, failed=len(summary.failed), refresh=False)
-            bar.update()
+    running = run_jobs(attempt, jobs, min(workers, len(jobs)), lambda frames: None, initialise)
+    try:
+        with closing(running), progress_bar(len(jobs), "video", shown=progress) as bar:
+            for (_, folder, _), result in running:
+                video = to_make[folder]
+                if isinstance(result, DiskFull):
+                    return result
+                if isinstance(result, Made):
+                    (summary.redone if video.action == "redo" else summary.done).append(video.name)
+                    summary.frames += result.frames
+                    if result.flaw:
+                        summary.flawed.append((video.name, result.flaw))
+                else:
+                    summary.failed.append((video.name, result))
+                bar.set_postfix(frames=summary.frames, failed=len(summary.failed), refresh=False)
+                bar.update()
+    finally:  # of a process that died, or was stopped while it tidied up
+        for left in find_unfinished(to_make).values():
+            remove_unfinished(left)
+    return ""

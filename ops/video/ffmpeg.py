@@ -17,7 +17,9 @@ from pathlib import Path
 
 from ops.video.errors import VideoError
 
+_CONTAINER = re.compile(r"Input #\d+, (\S+), from")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_INPUT_RATE = re.compile(r"Video: .*, (\d+(?:\.\d+)?) fps")
 _OUTPUT_RATE = re.compile(r"Video: mjpeg.*?, (\d+(?:\.\d+)?) fps", re.DOTALL)
 _FILE_NAME = re.compile(r"^file:.*: (?=[^:]+$)", re.DOTALL)  # before the reason
 _PROBLEM = re.compile(r"^(?:\[[^\]]+ @ [^\]]+\] )?\[(?:error|fatal|panic)\] (.+)", re.MULTILINE)
@@ -30,6 +32,7 @@ class Outcome:
     problem: str  # ffmpeg's first error line; empty where it wrote none and ended well
     expected: float  # frames by the file's stated duration, which may be that of the sound; 0 where it states none
     rate: float  # frames per second written; 0 where that is not known
+    container: str  # ffmpeg's name for the kind of file
 
 
 def is_installed() -> bool:
@@ -66,50 +69,75 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
     )
     said = result.stderr.decode(errors="replace")
     if os.strerror(errno.ENOSPC) in said:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     problems = _PROBLEM.findall(said)
     problem = problems[-1 if result.returncode else 0] if problems else ""
     if result.returncode and not problem:
         problem = f"ffmpeg ended with exit code {result.returncode}"
     stated, rate = _DURATION.search(said), _OUTPUT_RATE.search(said)
     rate = float(rate[1]) if rate else 0.0
-    seconds = int(stated[1]) * 3600 + int(stated[2]) * 60 + float(stated[3]) if stated else 0.0
-    return Outcome(problem, seconds * rate, rate)
+    container = _CONTAINER.search(said)
+    return Outcome(
+        problem, _seconds(stated.groups()) * rate if stated else 0.0, rate, container[1] if container else ""
+    )
 
 
 def promised_frames(video: Path, outcome: Outcome, frames: int) -> float:
     """How many frames an intact file would have given, where `frames` were made.
 
-    Nothing is opened where all went well. Else ffprobe counts the packets of an AVI file, as ffmpeg does not notice
-    that some are missing, and says how long the video track is; that matters only where ffmpeg met a problem, as the
-    last frame of an intact file may be shown for long.
+    Nothing more is looked at where all went well. But that an AVI or FLV file was cut is no problem to ffmpeg: the
+    first states its size and its frames, the second how long it is, sound included.
     """
-    if not outcome.problem and frames >= outcome.expected - 1.5:
+    silently_cut = outcome.container == "flv" and frames < outcome.expected - 1.5
+    if outcome.container == "avi":
+        with video.open("rb") as file:
+            silently_cut = int.from_bytes(file.read(8)[4:], "little") + 8 > video.stat().st_size
+    if not (outcome.problem or silently_cut):
         return frames
-    entries = "format=format_name,duration,start_time:stream=duration,r_frame_rate,nb_frames,nb_read_packets"
-    entries += ":stream_tags=DURATION"
-    probed = probe(video, entries, "-count_packets")
+    if outcome.container == "flv":
+        probed = probe(video, "packet=pts_time,duration_time:format=duration")
+        ends = [float(packet["pts_time"]) + float(packet.get("duration_time", 0)) for packet in probed["packets"]]
+        return frames + max(float(probed["format"].get("duration", 0)) - max(ends, default=0.0), 0.0) * outcome.rate
+    entries = "format=format_name,duration,start_time:stream=duration,r_frame_rate,nb_frames:stream_tags=DURATION"
+    probed = probe(video, entries, "-select_streams", "V")
     stream, container = (probed.get("streams") or [{}])[0], probed.get("format", {})
-    stated, read = int(stream.get("nb_frames", 0)), int(stream.get("nb_read_packets", 0))
-    is_avi = container.get("format_name") == "avi"  # an MP4 file may hide frames, and a cut one is a problem anyway
-    promised = frames
-    if is_avi and stated > read:
-        promised = max(stated * outcome.rate / float(Fraction(stream["r_frame_rate"])), frames)
-    if not outcome.problem:
-        return promised
-    if "duration" in stream:
+    if outcome.container == "avi" and "nb_frames" in stream:
+        seconds = int(stream["nb_frames"]) / float(Fraction(stream["r_frame_rate"]))
+    elif "duration" in stream:
         seconds = float(stream["duration"])
     else:  # Matroska states where the track or the file ends
-        hours, minutes, rest = stream.get("tags", {}).get("DURATION", "0:0:0").split(":")
-        seconds = int(hours) * 3600 + int(minutes) * 60 + float(rest) or float(container.get("duration", 0))
-        if "matroska" in container.get("format_name", ""):
+        ends = _seconds(stream.get("tags", {}).get("DURATION", "0:0:0").split(":"))
+        seconds = ends or float(container.get("duration", 0))
+        if "matroska" in outcome.container:
             seconds -= max(float(container.get("start_time", 0)), 0.0)
-    return max(seconds * outcome.rate, promised)
+    return max(seconds * outcome.rate, frames)
+
+
+def stated_lengths(videos: Sequence[Path]) -> list[tuple[float, float]]:
+    """(frames, frames per second) as the headers say, of those of `videos` that say it."""
+    lengths, waiting = [], list(videos)
+    while waiting:
+        inputs = [word for video in waiting for word in ("-i", source_of(video))]
+        command = ["ffmpeg", "-nostdin", "-hide_banner", *inputs]
+        said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+        opened = re.split(r"^(?=Input #)", said, flags=re.MULTILINE)[1:]
+        for words in opened:
+            stated, rate = _DURATION.search(words), _INPUT_RATE.search(words)
+            if stated and rate:
+                lengths.append((_seconds(stated.groups()) * float(rate[1]), float(rate[1])))
+        waiting = waiting[len(opened) + 1 :]  # it stops at the first that it cannot open
+    return lengths
+
+
+def _seconds(parts: Sequence[str]) -> float:
+    """Of hours, minutes and seconds."""
+    hours, minutes, seconds = map(float, parts)
+    return hours * 3600 + minutes * 60 + seconds
 
 
 def probe(video: Path, entries: str, *options: str) -> dict:
-    """What ffprobe says of a file and its video tracks, and its error lines as `problems`. Raises VideoError."""
-    command = ["ffprobe", "-v", "error", "-select_streams", "V", *options, "-show_entries", entries, "-of", "json"]
+    """What ffprobe says of a file, and its error lines as `problems`. Raises VideoError."""
+    command = ["ffprobe", "-v", "error", *options, "-show_entries", entries, "-of", "json"]
     result = subprocess.run([*command, source_of(video)], capture_output=True, stdin=subprocess.DEVNULL)
     lines = result.stderr.decode(errors="replace").strip().splitlines()
     try:

@@ -11,19 +11,15 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from ops.utils.errors import UserError
 from ops.video import ffmpeg
 from ops.video.errors import VideoError, check_readable
-from ops.video.reader import PlainVideo, silence_decoders
 
 BACKENDS = ("auto", "ffmpeg", "opencv")
 FLAWS = ("short:", "damaged:")  # how the words about a video begin that was kept although something is wrong with it
@@ -185,31 +181,22 @@ def remove_unfinished(folders: Iterable[Path]) -> int:
     return removed
 
 
-def prepare_worker() -> None:
-    """What each of several processes does first: keep to one core, and keep the decoders' messages off the terminal."""
-    cv2.setNumThreads(1)
-    silence_decoders()
-
-
-def attempt(job: tuple[Path, Path, FrameSettings], report: Callable[[int], None]) -> Made | str:
+def attempt(job: tuple[Path, Path, FrameSettings], _: object = None) -> Made | str:
     """`make_frames` for (video, folder, settings), or why there are no frames, in one line; `DiskFull` for all."""
     video, folder, settings = job
     try:
-        return make_frames(video, folder, settings, report)
+        return make_frames(video, folder, settings)
     except VideoError as error:
         return str(error)
     except OSError as error:
-        why = f"{error.strerror or error}: {error.filename or folder}"
+        why = f"{error.strerror or error}: {folder}"
         return DiskFull(why) if error.errno in (errno.ENOSPC, errno.EDQUOT) else why
-    except cv2.error as error:
-        return f"OpenCV: {error.err or error}"
 
 
-def make_frames(video: Path, folder: Path, settings: FrameSettings, report: Callable[[int], None]) -> Made:
+def make_frames(video: Path, folder: Path, settings: FrameSettings) -> Made:
     """Turn one video into `folder`, which must not hold anything yet.
 
-    `report(n)` is called for every n frames written. Raises VideoError or OSError; then, and when stopped by any other
-    exception, nothing is left behind.
+    Raises VideoError or OSError; then, and when stopped by any other exception, nothing is left behind.
     """
     check_readable(video)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -218,9 +205,11 @@ def make_frames(video: Path, folder: Path, settings: FrameSettings, report: Call
         unfinished.mkdir()  # in here, as a signal may be handled as soon as the folder is there
         if settings.uses_ffmpeg:
             made = _run_ffmpeg(video, unfinished, settings)
-            report(made.frames)
         else:
-            made = _write_frames(video, unfinished, settings, report)
+            from ops.video.opencv import write_frames  # OpenCV takes as long to import as ffmpeg for a hundred frames
+
+            rate, height, quality = settings.frame_rate, settings.height, settings.jpeg_quality
+            made = Made(*write_frames(video, unfinished, settings.template.name, rate, height, quality))
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -228,42 +217,8 @@ def make_frames(video: Path, folder: Path, settings: FrameSettings, report: Call
     return made
 
 
-def scaled_size(height: int, width: int, new_height: int) -> tuple[int, int]:
-    """(height, width) after scaling to `new_height` pixels: the width is rounded as in ffmpeg's `scale=-1:HEIGHT`."""
-    return new_height, max(1, (2 * new_height * width + height) // (2 * height))
-
-
-def scaled(image: np.ndarray, new_height: int) -> np.ndarray:
-    """An image uint8 [H, W, 3] at the height that frames are written with."""
-    height, width = scaled_size(*image.shape[:2], new_height)
-    if (height, width) == image.shape[:2]:
-        return image
-    method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
-    return cv2.resize(image, (width, height), interpolation=method)
-
-
 def _unfinished_mark(folder: Path) -> str:
     return f"{_UNFINISHED}-{hashlib.sha1(os.fsencode(folder.name)).hexdigest()[:16]}-"
-
-
-def _write_frames(video: Path, folder: Path, settings: FrameSettings, report: Callable[[int], None]) -> Made:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
-    source = PlainVideo(video, settings.frame_rate)
-    last, content = None, b""
-    try:
-        for number, image in enumerate(source.read(range(1, len(source.frames) + 1)), start=1):
-            if image is not last:
-                last, small = image, scaled(image, settings.height)
-                encoded, buffer = cv2.imencode(".jpg", small, quality)
-                if not encoded:
-                    height, width = small.shape[:2]
-                    raise VideoError(f"frame {number} of {width} x {height} pixels cannot be held by a JPEG file")
-                content = buffer.tobytes()
-            (folder / settings.template.name(number)).write_bytes(content)
-            report(1)
-    finally:
-        source.close()
-    return Made(len(source.frames), source.rate)
 
 
 def _run_ffmpeg(video: Path, folder: Path, settings: FrameSettings) -> Made:

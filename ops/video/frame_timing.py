@@ -12,13 +12,7 @@ from collections.abc import Sequence
 
 _PATIENCE = 1.1  # frame intervals, early or late
 _TICK = 1 / 65536  # timestamps are rounded to this part of a frame interval, then moved off exact halves
-_ROUNDED = 1e-4  # seconds: timestamps that stray further are taken as rounded, and ffmpeg then guesses the rate ...
-_STANDARD_RATES = (  # ... among these
-    *(twelfths / 12 for twelfths in range(12 * 12, 30 * 12 + 1)),
-    *map(float, range(31, 61)),
-    *(80.0, 120.0, 240.0),
-    *(rate / 1.001 for rate in (24, 30, 60, 12, 15, 48)),
-)
+_ROUNDED = 1e-4  # seconds: times that stray further are taken as rounded, and ffmpeg then guesses the rate
 
 
 def is_constant(times: Sequence[float], rate: float) -> bool:
@@ -26,8 +20,8 @@ def is_constant(times: Sequence[float], rate: float) -> bool:
     strays = [abs(time - number / rate) for number, time in enumerate(times)]
     if not times or max(strays) * rate > _PATIENCE - 1:
         return False
-    drift = min(abs(rate / standard - 1) for standard in _STANDARD_RATES) * len(times)
-    return max(strays) < _ROUNDED or drift < 0.1
+    guessed = min((round(rate), round(rate * 1.001) / 1.001), key=lambda guess: abs(guess - rate))
+    return max(strays) < _ROUNDED or abs(rate / guessed - 1) * len(times) < 0.1 if guessed else False
 
 
 def frames_at_rate(times: Sequence[float], source_rate: float, rate: float) -> list[int]:

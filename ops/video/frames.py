@@ -1,12 +1,11 @@
 """Videos whose frames are read when they are asked for, the same frames as after extraction.
 
 With the program ffmpeg: of a plain MP4 or Matroska file it decodes the frames that are asked for, from the last one
-before them at which decoding can begin, and gives them before they become published JPEG files. Any other file, and
-every file at another frame rate, is extracted whole into a temporary folder by the published command, once. Without
-the program, OpenCV reads plain files, and others are refused; see `ops.video.reader`.
+before them at which decoding can begin, and gives them as they are before they become published JPEG files. Any other
+file, and every file at another frame rate, is extracted whole into a temporary folder by the published command, once.
+Without the program, OpenCV reads plain files, and others are refused; see `ops.video.opencv`.
 """
 
-import re
 import subprocess
 import tempfile
 from bisect import bisect_right
@@ -16,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from ops.data.dataset import BACKENDS, FrameReader
@@ -24,12 +22,16 @@ from ops.data.images import MAX_ASPECT
 from ops.utils.errors import UserError
 from ops.video import ffmpeg
 from ops.video.errors import VideoError, check_readable
-from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames, scaled
+from ops.video.frame_folders import FrameSettings, FrameTemplate, make_frames
 from ops.video.frame_timing import is_constant
-from ops.video.reader import PlainVideo
+from ops.video.opencv import PlainVideo
 
-_WORTH_A_PROCESS = 100  # frames: decoding as many takes as long as starting ffmpeg once more
-_LENGTH = re.compile(rb"Content-length: *(\d+)")
+_WORTH_A_PROCESS = 250  # frames: of 640 x 360 pixels, decoding as many takes as long as one more start of ffmpeg
+# The colours that a reader of the published JPEG files sees, which do not say that HDTV has other ones.
+_AS_JPEG = (
+    "format=yuvj420p|yuvj422p|yuvj444p,"
+    "scale=in_color_matrix=bt601:in_range=full:flags=bicubic+accurate_rnd+full_chroma_int,format=rgb24"
+)
 
 
 class Video(Protocol):
@@ -47,8 +49,8 @@ class Video(Protocol):
     def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """The frames of these numbers (1..N, ascending) in that order: uint8 RGB [H, W, 3]. Raises VideoError."""
 
-    def close(self) -> None:
-        """Give back what is open; reading opens it again."""
+    def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
+        """Those of `among`, which holds `numbers`, that are better read with these than later: they are on the way."""
 
 
 class VideoFile:
@@ -61,9 +63,10 @@ class VideoFile:
     def __init__(self, path: Path, settings: FrameSettings = FrameSettings(), decode_all: bool = False) -> None:
         self.path, self.replaced = path, 0
         self.all_decoded = True  # nothing more can be got out of the file with decode_all
-        self._reader: _OpenCVFrames | _FfmpegFrames | _ExtractedFrames
+        self._reader: PlainVideo | _FfmpegFrames | _ExtractedFrames
         if not settings.uses_ffmpeg:
-            self._reader = _OpenCVFrames(path, settings)
+            self._reader = PlainVideo(path, settings.frame_rate, settings.height)
+            self._reader.check_end()  # extraction gets there anyway
         elif decode_all or settings.frame_rate or (found := _plain_packets(path)) is None:
             self._reader = _ExtractedFrames(path, settings)
         else:
@@ -83,27 +86,9 @@ class VideoFile:
                 raise VideoError(f"{image.shape[1]} x {image.shape[0]} pixels is no frame of a video")
             yield image
 
-    def close(self) -> None:
+    def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
         """See `Video`."""
-        self._reader.close()
-
-
-class _OpenCVFrames:
-    def __init__(self, path: Path, settings: FrameSettings) -> None:
-        self._video, self._height = PlainVideo(path, settings.frame_rate), settings.height
-        if path.suffix.lower() in (".mp4", ".mov", ".m4v"):
-            self._video.check_end()  # extraction gets there anyway
-        self.rate = self._video.rate
-
-    def __len__(self) -> int:
-        return len(self._video.frames)
-
-    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        for image in self._video.read(numbers):
-            yield cv2.cvtColor(scaled(image, self._height), cv2.COLOR_BGR2RGB)
-
-    def close(self) -> None:
-        self._video.close()
+        return self._reader.decoded_with(numbers, among)
 
 
 class _FfmpegFrames:
@@ -126,15 +111,19 @@ class _FfmpegFrames:
                     raise VideoError(f"damaged: frame {place + 1} of {self._count} cannot be decoded") from None
                 yield from [image] * wanted.count(place)
 
-    def close(self) -> None:
-        """Nothing stays open."""
+    def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
+        groups = list(self._groups([number - 1 for number in numbers]))
+        decoded = [range(self._start_before(group[0]), group[-1] + 1) for group in groups]
+        return {number for number in among if any(number - 1 in stretch for stretch in decoded)}
+
+    def _start_before(self, place: int) -> int:
+        return self._starts[bisect_right(self._starts, place) - 1]
 
     def _groups(self, wanted: Sequence[int]) -> Iterator[list[int]]:
         """`wanted` in stretches, between which it pays to skip frames."""
         group: list[int] = []
         for place in wanted:
-            start = self._starts[max(bisect_right(self._starts, place) - 1, 0)]
-            if group and start - group[-1] > _WORTH_A_PROCESS:
+            if group and self._start_before(place) - group[-1] > _WORTH_A_PROCESS:
                 yield group
                 group = []
             group.append(place)
@@ -155,48 +144,23 @@ class _FfmpegFrames:
         command += ["-threads", str(self._settings.decoder_threads)] if self._settings.decoder_threads else []
         command += ["-ss", f"{seek:.6f}"] if seek > 0 else []
         command += ["-i", ffmpeg.source_of(self._path), "-an", "-frames:v", str(len(group)), "-vsync", "passthrough"]
-        command += ["-vf", f"select='{'+'.join(windows)}',scale=-1:{self._settings.height}"]
-        # As good as JPEG can be: then these are the frames before the published, much coarser JPEG.
-        command += ["-qmin", "1", "-q:v", "1", "-f", "mpjpeg", "pipe:1"]
+        command += ["-vf", f"select='{'+'.join(windows)}',scale=-1:{self._settings.height},{_AS_JPEG}"]
+        command += ["-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
             assert process.stdout is not None
-            while line := process.stdout.readline():
-                if found := _LENGTH.match(line):
-                    process.stdout.readline()  # the empty line before the picture
-                    content = np.frombuffer(process.stdout.read(int(found[1])), np.uint8)
-                    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-                    if image is None:
-                        return
-                    yield image
+            while process.stdout.readline():  # P6
+                width, height = map(int, process.stdout.readline().split())
+                process.stdout.readline()  # the largest level, 255
+                picture = process.stdout.read(height * width * 3)
+                if len(picture) < height * width * 3:
+                    return
+                yield np.frombuffer(picture, np.uint8).reshape(height, width, 3)
         finally:
             process.kill()  # of no effect on one that has ended
             process.communicate()
-
-
-class _ExtractedFrames:
-    """Frames of a temporary folder that the published command fills; it goes with the object."""
-
-    def __init__(self, path: Path, settings: FrameSettings) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="frames_of_a_video_")
-        frames = Path(self._folder.name) / "frames"
-        made = make_frames(path, frames, settings, lambda count: None)
-        self._frames = FrameFolder(frames, settings.template.for_format)
-        self.rate = made.rate or None
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        try:
-            yield from self._frames.read(numbers)
-        except VideoError as error:  # which names the temporary folder
-            raise VideoError("none of its frames can be read as pictures") from error
-
-    def close(self) -> None:
-        """The frames stay until nobody holds the object any more."""
 
 
 def _plain_packets(path: Path) -> tuple[int, float, list[int]] | None:
@@ -204,7 +168,7 @@ def _plain_packets(path: Path) -> tuple[int, float, list[int]] | None:
     published command, shown at a constant rate from zero; None for any other. Nothing is decoded."""
     entries = "packet=pts_time,flags:stream=r_frame_rate,nb_frames:format=format_name,start_time"
     check_readable(path)
-    probed = ffmpeg.probe(path, entries)
+    probed = ffmpeg.probe(path, entries, "-select_streams", "V")
     streams, container = probed.get("streams", []), probed.get("format", {})
     seekable = {"mp4", "matroska"} & set(container.get("format_name", "").split(","))
     if probed["problems"] or len(streams) != 1 or not seekable:
@@ -228,7 +192,7 @@ class FrameFolder:
         if not numbers:
             raise VideoError(f"holds no frame {template.format(1)}")
         self._reader = FrameReader(folder.name, str(folder), template, max(numbers), "extract it again", decode)
-        self.rate = None
+        self.rate: float | None = None
 
     def __len__(self) -> int:
         return self._reader.num_frames
@@ -245,5 +209,23 @@ class FrameFolder:
         except UserError as error:
             raise VideoError(str(error)) from error
 
-    def close(self) -> None:
-        """See `Video`; nothing is kept open."""
+    def decoded_with(self, numbers: Sequence[int], among: Sequence[int]) -> set[int]:
+        """See `Video`; each has a file of its own."""
+        return set(numbers)
+
+
+class _ExtractedFrames(FrameFolder):
+    """Frames of a temporary folder that the published command fills; it goes with the object."""
+
+    def __init__(self, path: Path, settings: FrameSettings) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="frames_of_a_video_")
+        frames = Path(self._folder.name) / "frames"
+        made = make_frames(path, frames, settings)
+        super().__init__(frames, settings.template.for_format)
+        self.rate = made.rate or None
+
+    def read(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        try:
+            yield from super().read(numbers)
+        except VideoError as error:  # which names the temporary folder
+            raise VideoError("none of its frames can be read as pictures") from error

@@ -13,12 +13,13 @@ labels. What is written: `classInd.txt` (one class name per line, sorted; the li
 
 import csv
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ops.utils.errors import UserError
+from ops.utils.files import whole_file
 from ops.video.frame_folders import FrameTemplate
 
 CLASS_FILE, TRAIN_FILE, VAL_FILE = "classInd.txt", "train_split.txt", "val_split.txt"
@@ -117,21 +118,24 @@ def write_split_files(
                 f"{folder}: no video with frames is left for the {split} split; "
                 "label more videos, or say which go where in a column split (train or val)"
             )
-    _write_together({folder / CLASS_FILE: classes, folder / TRAIN_FILE: rows["train"], folder / VAL_FILE: rows["val"]})
+    contents = {CLASS_FILE: classes, TRAIN_FILE: rows["train"], VAL_FILE: rows["val"]}
+    with ExitStack() as together:  # all are written before the first gets its name
+        for name, lines in contents.items():
+            file = together.enter_context(whole_file(folder / name))
+            file.write("".join(f"{line}\n" for line in lines).encode())
     return SplitSummary(len(classes), len(rows["train"]), len(rows["val"]), left_out)
 
 
 def _check_columns(columns: Sequence[str], where: str) -> None:
-    for column in ("video", "label"):
-        if column not in columns:
-            header = "".join(columns)
-            for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-                if separator in header:
-                    raise UserError(f"{where}: the columns are separated by {name}; separate them by commas")
-            raise UserError(f"{where}: no column {column!r}; begin with the header line video,label")
-    for column in columns:
-        if list(columns).count(column) > 1:
-            raise UserError(f"{where}: column {column!r} comes more than once; keep one of them")
+    missing = [column for column in ("video", "label") if column not in columns]
+    doubled = [column for column in columns if list(columns).count(column) > 1]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if missing and separator in "".join(columns):
+            raise UserError(f"{where}: the columns are separated by {name}; separate them by commas")
+    if missing:
+        raise UserError(f"{where}: no column {missing[0]!r}; begin with the header line video,label")
+    if doubled:
+        raise UserError(f"{where}: column {doubled[0]!r} comes more than once; keep one of them")
 
 
 def _add_row(
@@ -192,18 +196,3 @@ def _draw_splits(videos: Sequence[LabelledVideo]) -> None:
         held_out = min(max(1, round(VAL_SHARE * len(members))), len(members) - 1)
         for place, video in enumerate(members):
             video.split = "val" if place < held_out else "train"
-
-
-def _write_together(contents: dict[Path, Sequence[str]]) -> None:
-    """Write lines of text to several files beside them, then rename all."""
-    beside = {path: path.with_name(f".{path.name}.unfinished-{os.getpid()}") for path in contents}
-    try:
-        for path, lines in contents.items():
-            beside[path].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-        for path in contents:
-            beside[path].replace(path)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written ({error.strerror}); check the folder") from None
-    finally:
-        for path in beside.values():
-            path.unlink(missing_ok=True)

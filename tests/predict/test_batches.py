@@ -71,7 +71,7 @@ def test_no_frame_is_read_twice(tmp_path, threads):
     batch = VideoBatch([reader], threads)
     for segments in ([0, 2, 4], [1, 2, 3], [0, 1, 2]):
         batch.fetch(torch.tensor([0]), torch.tensor([segments]))
-    assert asked == [reader.numbers[segment] for segment in (0, 2, 4, 1, 3)]
+    assert asked == sorted(set(asked)) and set(asked) >= set(reader.numbers[:5])  # 1 and 3 are on the way to 4
 
 
 class Broken:
@@ -85,8 +85,8 @@ class Broken:
     def read(self, numbers):
         raise VideoError("torn")
 
-    def close(self):
-        pass
+    def decoded_with(self, numbers, among):
+        return set(numbers)
 
 
 def test_broken_videos_are_named_and_black_and_the_rest_of_the_batch_goes_on(tmp_path, threads):

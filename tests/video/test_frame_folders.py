@@ -21,5 +21,5 @@ def test_a_stop_while_the_folder_is_being_made_leaves_nothing(tmp_path, monkeypa
     monkeypatch.setattr(Path, "mkdir", stopped_mkdir)
     settings = FrameSettings(FrameTemplate.parse("image_%05d.jpg"))
     with pytest.raises(SystemExit):
-        make_frames(tmp_path / "a.mp4", tmp_path / "frames" / "a", settings, lambda count: None)
+        make_frames(tmp_path / "a.mp4", tmp_path / "frames" / "a", settings)
     assert os.listdir(tmp_path / "frames") == []

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ops.video import reader
+from ops.video import opencv
 from ops.video.errors import INSTALL_FFMPEG, NotPlain, VideoError
-from ops.video.reader import PlainVideo
+from ops.video.opencv import PlainVideo
 from tests.conftest import ROOT
 from tests.videos import frame_number, make_video, set_durations, set_edit
 
@@ -20,8 +20,7 @@ INTERLACED = [Path(__file__).parent / name for name in ("interlaced_mpeg2.mkv", 
 def frame_numbers(path, frame_rate=None):
     """The source frames that `path` gives, one number per frame given."""
     video = PlainVideo(path, frame_rate)
-    given = [frame_number(image) for image in video.read(range(1, len(video.frames) + 1))]
-    video.close()
+    given = [frame_number(image) for image in video.read(range(1, len(video) + 1))]
     return given
 
 
@@ -79,7 +78,7 @@ def test_an_interlaced_video_is_right_or_refused(path):
 
 @pytest.mark.parametrize("path", INTERLACED, ids=lambda path: path.name)
 def test_one_picture_for_all_frames_is_noticed_even_if_the_decoder_says_nothing(path, monkeypatch):
-    monkeypatch.setattr(reader, "_call", lambda function, *arguments: _still(function(*arguments)))
+    monkeypatch.setattr(opencv, "_call", lambda function, *arguments: _still(function(*arguments)))
     with pytest.raises(NotPlain, match="one picture for all of its frames"):
         frame_numbers(path)
 
@@ -110,7 +109,7 @@ def damaged(path):
 def test_what_the_decoder_says_is_the_reason_and_does_not_reach_the_terminal(tmp_path):
     path = damaged(make_video(tmp_path / "a.mp4", 60, 25, width=320, height=240))
     code = (
-        "import sys; from pathlib import Path; from ops.video.reader import PlainVideo\n"
+        "import sys; from pathlib import Path; from ops.video.opencv import PlainVideo\n"
         "try: list(PlainVideo(Path(sys.argv[1])).read(range(1, 61)))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

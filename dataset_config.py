@@ -36,6 +36,8 @@ COMMON_TEMPLATES = (
     "frame{:06d}.jpg",
 )
 _FOLDERS_TO_LOOK_AT = 3  # per split, when the frame template is checked
+_TEMPLATE = re.compile(r"[^{}/\0]*\{0?(:0?\d?\d?d?)?\}[^{}/\0]*")  # a file name with one number, of 99 digits at most
+_LONGEST_NAME = 255  # bytes, on every common file system
 _NUMBERED_LINE = re.compile(r"(\d+)[ ,\t]+(.*\S.*)")
 
 
@@ -206,12 +208,11 @@ def _find(folder: Path, candidates: Sequence[str], what: str, whose: str) -> Pat
 
 
 def _check_template(template: str) -> None:
-    try:
-        distinct = template.format(1) != template.format(2)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        distinct = False
-    if not distinct:
-        raise UserError(f"frame template {template!r} does not number frames: write it like {COMMON_TEMPLATES[0]}")
+    if not _TEMPLATE.fullmatch(template) or len(os.fsencode(template.format(1))) > _LONGEST_NAME:
+        raise UserError(
+            f"frame template {template!r:.99} does not number frames in names of files (of {_LONGEST_NAME} bytes at most): "
+            f"write it like {COMMON_TEMPLATES[0]}"
+        )
 
 
 def _video_folder(root: str | os.PathLike, name: str) -> str:

@@ -210,7 +210,7 @@ def _find(folder: Path, candidates: Sequence[str], what: str, whose: str) -> Pat
 def _check_template(template: str) -> None:
     if not _TEMPLATE.fullmatch(template) or len(os.fsencode(template.format(1))) > _LONGEST_NAME:
         raise UserError(
-            f"frame template {template!r:.99} does not number frames in names of files (of {_LONGEST_NAME} bytes at most): "
+            f"frame template {template!r:.99} does not number frames in file names (of {_LONGEST_NAME} bytes at most): "
             f"write it like {COMMON_TEMPLATES[0]}"
         )
 

@@ -102,7 +102,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     data.add_argument("--skip_missing", action="store_true", help="leave videos without frames out and go on")
     add_decode_option(data)
-    data.add_argument("-j", "--workers", type=whole(0, 1000), default=8, help="processes per GPU that read frames; 0: none")
+    data.add_argument(
+        "-j", "--workers", type=whole(0, 1000), default=8, help="processes per GPU that read frames; 0: none"
+    )
 
     model = parser.add_argument_group("model")
     _add_choice(model, "--glance_arch", ("mbv2", "res50"), "glance network")
@@ -172,7 +174,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         help="epochs between evaluations; the last 9 always",
     )
     run.add_argument("--save_freq", type=whole(1), help="save every so many steps too, not only after each epoch")
-    run.add_argument("--keep", type=whole(0, 1000), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
+    run.add_argument(
+        "--keep", type=whole(0, 1000), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2..."
+    )
     run.add_argument("--time_limit", type=_minutes, default=30, help="minutes to wait for another process")
     run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
 

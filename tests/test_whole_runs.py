@@ -14,7 +14,16 @@ import main
 from tests.conftest import SMALL_OPTIONS, call, run_script
 from tests.test_resume import _interrupt_after, _weights
 
-FILES = {"log.csv", "args.txt", "metrics.jsonl", "events.out", "curves.png", "ckpt.pth.tar", "ckpt.best.pth.tar"}
+FILES = {
+    ".lock",
+    "log.csv",
+    "args.txt",
+    "metrics.jsonl",
+    "events.out",
+    "curves.png",
+    "ckpt.pth.tar",
+    "ckpt.best.pth.tar",
+}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from ops.engine import TrainingState
 from ops.loss_history import NAMES
 from ops.utils import distributed
-from ops.utils.checkpoint_file import PREFIX, Checkpoint, is_plain, read
+from ops.utils.checkpoint_file import PREFIX, Checkpoint, read
 from ops.utils.errors import UserError, first_line
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
@@ -136,15 +136,12 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
     where it stands in an epoch that these options or videos cannot finish.
     """
     path = found.path
-    if found.optimizer is None or found.epoch is None:
+    if found.momenta is None or found.epoch is None:
         raise UserError(f"checkpoint {path} holds weights only: start from them with --init_from")
     load_model(state.model, found.state_dict, path)
-    load_optimizer(state.optimizer, found.optimizer, path)
+    load_optimizer(state.optimizer, found.momenta, path)
     if state.scaler.is_enabled() and found.scaler:
-        try:
-            state.scaler.load_state_dict(dict(found.scaler))
-        except KeyError as error:
-            raise UserError(f"checkpoint {path} is damaged: its `scaler` lacks {error}") from error
+        state.scaler.load_state_dict(dict(found.scaler))
     if found.losses and len(found.losses[0]) > len(NAMES):
         raise UserError(f"checkpoint {path} is damaged: its `losses` are more than this program's {len(NAMES)}")
     state.epoch, state.step, state.losses, state.resumed_from = found.epoch, found.step, found.losses, path
@@ -177,7 +174,16 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load strictly; UserError with the names and both shapes where something is missing, extra or of another size."""
+    """Load strictly; raises UserError where `check_fit` does."""
+    check_fit(model, state, path)
+    model.load_state_dict(dict(state))
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """UserError with the names and both shapes where something is missing, extra or of another size.
+
+    model: may be on the device "meta", without memory.
+    """
     own = model.state_dict()
     problems = [f"{key} is missing" for key in own if key not in state]
     problems += [f"{key} is not known to the model" for key in state if key not in own]
@@ -191,17 +197,6 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
         raise UserError(
             f"checkpoint {path} does not fit the model that the options describe "
             f"(classes, segments, hidden sizes, glance network): {'; '.join(problems[:5])}{more}"
-        )
-    _refuse_infinite(state, path)
-    model.load_state_dict(dict(state))
-
-
-def _refuse_infinite(state: Mapping[str, Tensor], path: Path) -> None:
-    infinite = [key for key, value in state.items() if not value.isfinite().all()]
-    if infinite:
-        raise UserError(
-            f"checkpoint {path} is damaged, or its training has diverged: {len(infinite)} of its {len(state)} tensors "
-            f"hold numbers that are not finite, first {infinite[0]}"
         )
 
 
@@ -220,32 +215,21 @@ def load_for_fine_tuning(model: nn.Module, state: Mapping[str, Tensor], path: Pa
             f"checkpoint {path} has other backbones than the model (first: {backbones[0]}), "
             "so it cannot be fine-tuned; check --glance_arch"
         )
-    _refuse_infinite(fitting, path)
     model.load_state_dict(fitting, strict=False)
     return left
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, momenta: Sequence[Tensor | None], path: Path) -> None:
     """Momentum buffers by the number of the parameter, as published; rates and ratios stay those of the options.
 
     UserError where the numbers or shapes of the parameters differ.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    try:
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        momenta = {number: value.get("momentum_buffer") for number, value in state["state"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"checkpoint {path} holds no optimizer state that can be resumed: {error!r}") from error
-    if not all(isinstance(number, int) for number in numbers):
-        raise UserError(f"checkpoint {path} is damaged: its optimizer state does not number the parameters")
-    if len(numbers) != len(parameters):
-        raise UserError(f"the optimizer in {path} has {len(numbers)} parameters, the model {len(parameters)}")
-    for number, parameter in zip(numbers, parameters, strict=True):
-        momentum = momenta.get(number)
+    if len(momenta) != len(parameters):
+        raise UserError(f"the optimizer in {path} has {len(momenta)} parameters, the model {len(parameters)}")
+    for number, (momentum, parameter) in enumerate(zip(momenta, parameters, strict=True)):
         if momentum is None:
             continue
-        if not is_plain(momentum):
-            raise UserError(f"checkpoint {path} is damaged: the momentum of parameter {number} is no plain tensor")
         if momentum.shape != parameter.shape:
             raise UserError(
                 f"the optimizer in {path} keeps {list(momentum.shape)} for parameter {number}, "

@@ -107,9 +107,9 @@ def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """
     if wanted != "auto":
         return (read(Path(wanted)) if wanted else None), []
-    numbered = sorted(folder.glob("ckpt.[0-9]*.pth.tar"), key=lambda path: int(path.name.split(".")[1]))
+    numbers = sorted(int(number) for path in folder.glob("ckpt.*.pth.tar") if (number := path.name[5:-8]).isdecimal())
     problems = []
-    for path in (folder / LAST, *numbered, folder / BEST):
+    for path in (folder / LAST, *(older(folder, number) for number in numbers), folder / BEST):
         if not path.exists():
             continue
         try:

@@ -422,6 +422,8 @@ def test_a_wrong_table_is_found_before_any_work(tmp_path, capsys):
     ("options", "problem"),
     [
         (["--prefix", "image.jpg"], "does not number frames"),
+        (["--prefix", "x" * 300 + "%05d.jpg"], "does not number frames"),
+        (["--file_list", "x" * 300], "x: cannot be read (File name too long)"),
         (["--frame_rate", "0"], "frame rate 0"),
         (["--height", "0"], "height 0"),
         (["--jpeg_quality", "101"], "JPEG quality 101"),

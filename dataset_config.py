@@ -114,8 +114,8 @@ def get_dataset(
         raise UserError(f"metric {metric!r} is unknown: choose one of {', '.join(METRICS)}")
     if template is not None:
         _check_template(template)
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise UserError(f"dataset name {name!r} cannot be used in a folder name: choose a plain word")
+    if not name or len(name) > 100 or name in (".", "..") or "/" in name or "\\" in name:
+        raise UserError(f"dataset name {name!r:.60} cannot be used in a folder name: choose a plain word")
     known = BUILT_IN.get(name, _GENERIC)
     whose = f"dataset {name!r}"
     if name not in BUILT_IN:

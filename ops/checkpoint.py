@@ -21,9 +21,9 @@ from ops.loss_history import NAMES
 from ops.utils import distributed
 from ops.utils.checkpoint_file import PREFIX, Checkpoint, read
 from ops.utils.errors import UserError, first_line
+from ops.utils.files import BESIDE
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
-BESIDE = ".writing"  # ends the names of files that are being written
 
 
 def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) -> dict[str, Any]:
@@ -89,14 +89,6 @@ def _keep_older(path: Path, keep: int) -> None:
     except OSError:  # no hard links on this file system
         shutil.copyfile(path, link)
     os.replace(link, older(path.parent, 1))
-
-
-def remove_leftovers(folder: Path) -> list[str]:
-    """Remove what a killed write left behind; returns the names."""
-    names = [path.name for path in folder.glob(f".*{BESIDE}")]
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-    return names
 
 
 def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -238,7 +238,6 @@ def open_log(run: Run, state: TrainingState) -> None:
     log.options(vars(run.options))
     log.forget_epochs_from(state.epoch)
     if log.active:
-        checkpoint.remove_leftovers(folder)
         known = (state.best, checkpoint.best_metric(folder))
         state.best = max((value for value in known if value is not None), default=None)
 

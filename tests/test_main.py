@@ -216,7 +216,7 @@ def test_a_broken_video_stops_the_run_by_name(options, dataset_folder, monkeypat
         (["--init_from", "a", "--resume", "b"], "--init_from"),
         (["--num_segments", "7"], "--num_glance_segments 3"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
-        (["--dataset", "x" * 300], "File name too long: "),
+        (["--dataset", "x" * 300], "cannot be used in a folder name"),
         (["--resume", "x" * 300], "File name too long: xxx"),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 import main
 import main_semiAMP
 from ops import checkpoint
+from ops.utils.files import remove_leftovers
 from tests.conftest import (
     ROOT,
     SMALL_OPTIONS,
@@ -260,6 +261,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import torch
 from ops import checkpoint
+from ops.utils.files import remove_leftovers
 
 def counted(function):
     def wrapper(*arguments, **keywords):
@@ -302,7 +304,7 @@ def test_a_kill_at_any_stage_of_a_save_loses_nothing(tmp_path):
         number = int(found.state_dict["number"]) if found else 0
         assert number >= before and not problems, (folder.name, number, before)
         before = number
-        checkpoint.remove_leftovers(folder)
+        remove_leftovers(folder)
         assert all(path.name.startswith("ckpt.") for path in folder.iterdir())
     assert before == 3 and len(stages) > 20
 

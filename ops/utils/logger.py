@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ops.utils.errors import UserError
-from ops.utils.files import whole_file
+from ops.utils.files import remove_leftovers, whole_file
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
@@ -65,6 +65,7 @@ class RunLogger:
         with _writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
+            remove_leftovers(self.folder)
             if anew and (aside := set_earlier_run_aside(self.folder)):
                 self.line(f"An earlier run's files are now in {aside}")
             with self._log_file() as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ops.utils.errors import UserError
+from ops.utils.files import whole_file
 from ops.video.errors import VideoError
 from ops.video.frame_folders import FrameSettings
 from ops.video.reader import stated_length
@@ -31,6 +32,8 @@ def prepare_root(root: Path, settings: FrameSettings, holds_frames: bool) -> Non
     path, ours = root / SETTINGS_FILE, settings.recorded()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(f".{SETTINGS_FILE}.*"):  # by a killed run
+            left.unlink(missing_ok=True)
         if path.is_file():
             theirs = json.loads(path.read_text(encoding="utf-8"))
             differing = [name for name in ours if theirs.get(name) != ours[name]]
@@ -44,10 +47,9 @@ def prepare_root(root: Path, settings: FrameSettings, holds_frames: bool) -> Non
             print(
                 f"warning: {root}: nothing says how its frames were made; they are taken as they are", file=sys.stderr
             )
-        beside = root / f".{SETTINGS_FILE}.{os.getpid()}"
-        beside.write_text(json.dumps(ours) + "\n", encoding="utf-8")
-        beside.replace(path)
-    except ValueError:
+        with whole_file(path) as file:
+            file.write((json.dumps(ours) + "\n").encode())
+    except (ValueError, AttributeError):
         raise UserError(f"{path}: is not as this program writes it; remove it or choose another folder") from None
     except OSError as error:
         place = error.filename or root

@@ -20,7 +20,10 @@ def test_lines_go_to_the_console_and_the_log(tmp_path, capsys):
     logger = RunLogger(tmp_path / "run")
     logger.line("one")
     assert not (tmp_path / "run").exists()  # a run that ends with an error before it has begun leaves nothing
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".curves.png.123.writing").touch()  # of a killed run
     logger.open("log_eval.csv")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "log_eval.csv"}
     logger.line("two", progress=True)
     assert capsys.readouterr().out == "one\ntwo\n" == (tmp_path / "run" / "log_eval.csv").read_text()
 

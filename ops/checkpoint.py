@@ -64,10 +64,13 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or first_line(error)
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError):  # on a full disk torch fails once more, with words of its own
+            cause = cause.__context__
+        reason = getattr(cause, "strerror", None) or first_line(error)
         raise UserError(f"cannot write {path}: {reason}; the checkpoint before stays") from error
 
 

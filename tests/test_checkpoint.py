@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import resource
 import stat
 import tarfile
 
@@ -93,6 +94,18 @@ def test_a_failed_save_keeps_the_file_before_and_leaves_nothing_else(tmp_path, m
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(UserError, match=r"cannot write .*ckpt\.pth\.tar: No space left on device; the checkpoint"):
         checkpoint.save({"state_dict": {}}, path)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_while_saving_is_named(tmp_path):
+    path, limits = tmp_path / "ckpt.pth.tar", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_bytes(b"before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*ckpt\.pth\.tar: File too large; the checkpoint before"):
+            checkpoint.save({"state_dict": {"a": torch.zeros(50_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 
 

@@ -4,6 +4,9 @@ import contextlib
 import csv
 import io
 import json
+import os
+import signal
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from ops.early_exit.curve import compute_curves, exit_decisions
 from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from ops.flops import exit_gflops
 from ops.predict.batches import SegmentReader, VideoBatch
+from ops.predict.output import Table
 from ops.predict.paths import find
 from ops.predict.run import find_device
 from ops.utils.errors import UserError
@@ -179,6 +183,22 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(capsys, tmp_path):
     bad, good = json.loads((tmp_path / "p.json").read_text())
     assert bad["video"] == f"{tmp_path}/bad\n.mp4" and bad["error"].startswith("cannot be read as a video")
     assert good["patches"] == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_leaves_no_half_written_and_no_temporary_files(number, code, tmp_path, monkeypatch):
+    rows = Table.rows
+
+    def stop(*arguments):
+        os.kill(os.getpid(), number)
+        return rows(*arguments)
+
+    monkeypatch.setattr(Table, "rows", stop)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    arguments = ["videos", "--resume", "ours.pth.tar", "--batch_size", 1, "--frame_rate", 5]
+    assert call(predict.main, *arguments, "--json", tmp_path / "p.json") == code
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_published_checkpoint_needs_only_what_differs_from_the_published_settings(told, capsysbinary):

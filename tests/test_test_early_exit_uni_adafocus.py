@@ -18,6 +18,7 @@ from ops.early_exit import inference as dynamic
 from ops.stepwise import stepwise
 from ops.utils.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
+from tests.test_resume import stop_with_workers
 from tests.thin import thin_networks
 from tests.utils.test_logger import another_run_in
 
@@ -281,10 +282,24 @@ def test_a_folder_in_use_is_left_alone_by_early_exit_evaluation_and_training(opt
         assert {path.name for path in folder.iterdir()} == {".lock", "log.csv"}
 
 
-def test_a_signal_ends_the_run(options, monkeypatch, capsys):
-    monkeypatch.setattr(StopRequest, "agreed", lambda self: 15)
-    assert call(script.main, *options) == 143
-    assert "stopped by signal 15" in capsys.readouterr().out
+@pytest.mark.parametrize(("entry", "extra", "step"), [(script, [], 7), (main, ["--evaluate"], 2)])
+def test_a_signal_to_all_processes_ends_the_run_and_keeps_what_is_computed(
+    entry, extra, step, options, folder, monkeypatch, capsys
+):
+    agreed, steps = StopRequest.agreed, []
+
+    def signalled(request: StopRequest) -> int:
+        steps.append(1)
+        if len(steps) == step:
+            stop_with_workers()
+        return agreed(request)
+
+    monkeypatch.setattr(StopRequest, "agreed", signalled)
+    assert call(entry.main, *options, "--workers", 2, *extra) == 143
+    assert len(steps) == step and "stopped by signal 15" in capsys.readouterr().out
+    assert extra or set(kept(folder)) == {
+        f"train_{what}" for what in ("logits", "labels", "focus_indices", "video", "depends_on")
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
     make faults
 
 Kills are made at every system call that can change a file, which needs strace; full disks need the right to mount a
-small one. Each line ends with tried / held; the exit code is 1 where something did not hold. It stands here since it
-trains the thin networks of the tests, and takes minutes, which the tests do not.
+small one. Each line says how many were tried and how many held; the exit code is 1 where one did not. It stands among
+the tests since it trains their thin networks, and is none of them since it takes minutes.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -35,7 +35,7 @@ from ops import checkpoint, engine
 from ops.data.dataset import VideoDataset
 from ops.early_exit import logits, run
 from ops.early_exit.curve import compute_curves
-from ops.early_exit.thresholds import Weights, read_thresholds, result_file
+from ops.early_exit.thresholds import Weights, read_thresholds
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.utils import distributed
 from ops.utils.files import remove_leftovers
@@ -48,10 +48,11 @@ from tests.thin import no_pictures, thin_networks
 from tests.videos import make_video
 
 CALLS = (
-    "openat,write,writev,pwrite64,ftruncate,fsync,fdatasync,close,rename,renameat,renameat2,link,linkat,unlink,unlinkat,"
-    "mkdir,mkdirat,rmdir,sendfile,copy_file_range,symlink,chmod,fchmod"
+    "openat,write,writev,pwrite64,ftruncate,fsync,fdatasync,close,rename,renameat,renameat2,link,linkat,symlink,unlink,"
+    "unlinkat,mkdir,mkdirat,rmdir,sendfile,copy_file_range,chmod,fchmod"
 )
-Check = Callable[[Path], bool]
+TOY = ToySettings(num_train=2, num_val=2, num_classes=2, frames=3, height=32, width=32)
+HASH = "a" * 64
 
 
 def traced(work: Callable[[], None], kill: tuple[str, int] | None = None) -> list[str]:
@@ -62,77 +63,58 @@ def traced(work: Callable[[], None], kill: tuple[str, int] | None = None) -> lis
         os.close(go)
         ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER: any process may trace this one
         os.read(waiting, 1)
-        with contextlib.suppress(BaseException), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.suppress(BaseException):
             work()
             os._exit(0)
         os._exit(1)
     with tempfile.NamedTemporaryFile("r") as calls:
         command = ["strace", "-p", str(process), "-o", calls.name, "-e", f"trace={CALLS}"]
-        if kill:
-            command += ["-e", f"inject={kill[0]}:signal=KILL:when={kill[1]}"]
+        command += ["-e", f"inject={kill[0]}:signal=KILL:when={kill[1]}"] if kill else []
         tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert "attached" in tracer.stderr.readline()
         os.close(go)
-        assert os.waitpid(process, 0)[1] in (0, signal.SIGKILL)
+        assert os.waitpid(process, 0)[1] in (0, signal.SIGKILL)  # 0: it made fewer calls this time
         tracer.communicate()
         os.close(waiting)
         return re.findall(r"^(\w+)\(", calls.read(), flags=re.MULTILINE)
 
 
-def kills(home: Path, prepare: Callable[[Path], None], work: Callable[[Path], None], holds: Check) -> Iterator[bool]:
-    """Whether it holds, for a kill at each system call of the work, in a folder that was prepared alike."""
+def kills(
+    folder: Path, prepare: Callable[[Path], None], work: Callable[[Path], None], check: Callable[[Path], bool]
+) -> Iterator[bool]:
+    """Whether `check` holds after a kill at each system call of the work, each in a folder that was prepared alike."""
 
     def fresh() -> None:
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir()
-        prepare(home)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        prepare(folder)
 
     fresh()
-    counts = Counter(traced(lambda: work(home)))
-    for name, count in counts.items():
+    for name, count in Counter(traced(lambda: work(folder))).items():
         for number in range(1, count + 1):
             fresh()
-            traced(lambda: work(home), (name, number))
-            yield holds(home)
+            traced(lambda: work(folder), (name, number))
+            yield check(folder)
 
 
-# ---- what is killed
+class Checkpoints:
+    """Saves of numbered checkpoints: two of each kind lie there when the third is killed."""
 
+    def save(self, folder: Path, names: tuple[str, ...], number: float = 3.0) -> None:
+        content = {"state_dict": {"number": torch.full((5000,), number)}, "best_acc1": number}
+        for name in names:
+            checkpoint.save(content, folder / name, keep=2 if name == checkpoint.LAST else 0)
 
-def nothing(folder: Path) -> None:
-    """There is nothing to prepare."""
+    def prepare(self, folder: Path) -> None:
+        for number in (1.0, 2.0):
+            self.save(folder, (checkpoint.BEST, checkpoint.LAST), number)
 
-
-def numbered(number: int) -> dict:
-    return {"state_dict": {"number": torch.full((5000,), float(number))}, "best_acc1": float(number)}
-
-
-def number_in(found: checkpoint.Checkpoint | None) -> float:
-    return float(found.state_dict["number"][0]) if found else 0.0
-
-
-def saved_before(folder: Path) -> None:
-    for name in (checkpoint.LAST, checkpoint.BEST):
-        for number in (1, 2):
-            checkpoint.save(numbered(number), folder / name, keep=2 if name == checkpoint.LAST else 0)
-
-
-def save_an_epoch(folder: Path) -> None:
-    checkpoint.save(numbered(3), folder / checkpoint.LAST, keep=2)
-
-
-def save_a_best(folder: Path) -> None:
-    checkpoint.save(numbered(3), folder / checkpoint.BEST)
-    save_an_epoch(folder)
-
-
-def good_checkpoints(folder: Path) -> bool:
-    found, problems = checkpoint.find("auto", folder)
-    before = [number_in(checkpoint.read(path)) for path in folder.glob("ckpt.[0-9]*.pth.tar")]
-    remove_leftovers(folder)
-    left_over = [path for path in folder.iterdir() if not path.name.startswith("ckpt.")]
-    best = checkpoint.best_metric(folder) or 0
-    return number_in(found) in (2, 3) and best in (2, 3) and max(before) >= 1 and not problems and not left_over
+    def hold(self, folder: Path) -> bool:
+        found, problems = checkpoint.find("auto", folder)
+        whole = [checkpoint.read(path).best for path in folder.glob("ckpt*")]
+        remove_leftovers(folder)
+        kept = found.best in (2, 3) and checkpoint.best_metric(folder) in (2, 3) and len(whole) >= 3
+        return kept and not problems and all(path.name.startswith("ckpt.") for path in folder.iterdir())
 
 
 class EarlyExit:
@@ -146,62 +128,55 @@ class EarlyExit:
         self.curves = compute_curves(*self.values.values(), self.splits["val"].labels, [1.0, 2.0, 3.0], "accuracy", 0)
 
     def keep(self, folder: Path, name: str = "val") -> None:
-        split = self.splits[name]
-        depends_on = logits.dependencies(self.model, split, "a" * 64, "float32")
-        logits._write(folder / logits.FILE_NAME, split, {"logits": self.values[name]}, depends_on)
+        depends_on = logits.dependencies(self.model, self.splits[name], HASH, "float32")
+        logits._write(folder / logits.FILE_NAME, self.splits[name], {"logits": self.values[name]}, depends_on)
 
-    def holds_logits(self, folder: Path) -> bool:
+    def logits_hold(self, folder: Path) -> bool:
         with np.load(folder / logits.FILE_NAME) as file:
             found = {name: file[f"{name}_logits"] for name in self.splits if f"{name}_logits" in file.files}
-        whole = all(np.array_equal(found[name], self.values[name].numpy()) for name in found)
-        return whole and "train" in found and list(folder.glob("exit*")) == [folder / logits.FILE_NAME]
+        return "train" in found and all(np.array_equal(found[name], self.values[name].numpy()) for name in found)
 
     def report(self, folder: Path) -> None:
-        options = SimpleNamespace(calibrate_on="train", dataset="mine", glance_arch="thin")
+        options = Namespace(calibrate_on="train", dataset="mine", glance_arch="thin")
         log = RunLogger(folder)
-        with no_pictures():
-            run.report(SimpleNamespace(options=options, log=log), self.curves, self.model, Weights(folder, "a" * 64))
+        log.open("log_eval.csv")
+        run.report(Namespace(options=options, log=log), self.curves, self.model, Weights(folder, HASH))
+        log.close()
 
-    def holds_report(self, folder: Path) -> bool:
-        for path in folder.glob("early_exit*"):
-            if path.suffix == ".json":
-                assert len(read_thresholds(path, 19, self.model, "a" * 64)[0]) == 3
-            elif path.suffix == ".csv":
-                assert len(path.read_text().splitlines()) == 20
-            else:
-                Image.open(path).load()
+    def files_hold(self, folder: Path) -> bool:
+        read = {
+            ".csv": lambda path: len(path.read_text().splitlines()) == 20,
+            ".json": lambda path: len(read_thresholds(path, 19, self.model, HASH)[0]) == 3,
+            ".png": lambda path: Image.open(path).load() is not None,
+        }
+        whole = all(read[path.suffix](path) for path in folder.glob("early_exit*"))
         self.report(folder)
-        return all(result_file(folder, name, kind).is_file() for name in self.curves.points for kind in ("csv", "json"))
+        return whole and len(list(folder.iterdir())) == len(["csv and json"] * 4) + len(["png", "log", "lock"])
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+class TakenUpAgain:
+    """Work that goes on where it was killed: in the end all is as made in one go, and before that no frame folder that
+    counts as finished is not."""
+
+    def __init__(self, work: Callable[[Path], None], home: Path) -> None:
+        self.work = work
+        home.mkdir()
+        work(home)
+        self.whole = self.tree(home)
+
+    def tree(self, folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def holds(self, folder: Path) -> bool:
+        before = {name for name in self.tree(folder) if name.endswith(".jpg") and "/." not in name}
+        begun = {os.path.dirname(name) for name in before}
+        unfinished = {name for name in self.whole if os.path.dirname(name) in begun} - before
+        self.work(folder)
+        return not unfinished and self.tree(folder) == self.whole
 
 
-def again_as_never_stopped(work: Callable[[Path], None], home: Path) -> Check:
-    """What holds of work that is taken up again: finished parts are whole at once, and in the end all is as made in one
-    go."""
-    home.mkdir()
-    work(home)
-    whole = tree(home)
-
-    def holds(folder: Path) -> bool:
-        for frames in folder.rglob("image_00001.jpg"):
-            if not any(part.startswith(".") for part in frames.relative_to(folder).parts):
-                listed = {name for name in whole if Path(name).parent == frames.parent.relative_to(folder)}
-                assert listed == {str(path.relative_to(folder)) for path in frames.parent.iterdir()}
-        work(folder)
-        return tree(folder) == whole
-
-    return holds
-
-
-# ---- whole runs
-
-
-def fault_in(step: int, rank: str, number: int) -> contextlib.AbstractContextManager:
-    """Training in which one process gets a signal at the end of a step of its own."""
+def signal_in(step: int, rank: str, number: int) -> contextlib.AbstractContextManager:
+    """Training in which one process sends itself a signal at the end of a step (from 1, of two epochs of two)."""
     original = engine.train_steps
 
     def faulty(state: engine.TrainingState, *arguments: object, **keywords: object) -> Iterator[engine.Step]:
@@ -213,18 +188,22 @@ def fault_in(step: int, rank: str, number: int) -> contextlib.AbstractContextMan
     return patch.object(engine, "train_steps", faulty)
 
 
-def one_line(ended: Ended, code: int = 2) -> bool:
+def alone(entry: object, *options: object) -> Ended:
+    return run_forked(f"{entry.__name__}.py", *options, check=False)
+
+
+def is_one_line(ended: Ended, word: str = "") -> bool:
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    return ended.returncode == code and len(lines) == 1 and lines[0].startswith("error: ")
+    return ended.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and word in lines[0]
 
 
 def lost_processes(home: Path, options: list) -> Iterator[bool]:
-    """kill -9 and SIGSTOP of either of two processes after each step; the other says so, and the run goes on."""
+    """kill -9 and SIGSTOP of either of two processes after each step; the other names it, and the run goes on."""
     call_together(main.main, *options, "--root_log", home / "whole")
     for number, rank, step in itertools.product((signal.SIGKILL, signal.SIGSTOP), "01", (1, 2, 3)):
         root = home / f"{int(number)}_{rank}_{step}"
         given = [*options, "--root_log", root, "--save_freq", 1, "--resume", "auto", "--time_limit", 0.05]
-        with fault_in(step, rank, number):
+        with signal_in(step, rank, number):
             patience = 60 if number == signal.SIGKILL else 1
             ended = call_together(main.main, *given, check=False, patience=patience)
         said = f"lost process {rank}" in ended.stderr and "Traceback" not in ended.stderr
@@ -232,14 +211,10 @@ def lost_processes(home: Path, options: list) -> Iterator[bool]:
         yield said and torch.equal(_weights(home / "whole"), _weights(root))
 
 
-def alone(entry: object, *options: object) -> Ended:
-    return run_forked(f"{entry.__name__}.py", *options, check=False)
-
-
 def full_disks(home: Path, options: list) -> Iterator[bool]:
-    """A training on a disk that is full sooner or later ends in one line, and goes on when there is space."""
+    """A training whose disk is full sooner or later ends in one line, and goes on when there is space."""
     alone(main, *options, "--root_log", home / "whole")
-    for megabytes in (1, 10, 20, 30, 40, 50):
+    for megabytes in (1, 8, 15, 22, 30, 38):
         disk = home / f"disk{megabytes}"
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", disk], check=True)
@@ -248,24 +223,24 @@ def full_disks(home: Path, options: list) -> Iterator[bool]:
             ended = alone(main, *given)
             subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
             done = alone(main, *given)
-            yield one_line(ended) and done.returncode == 0 and torch.equal(_weights(home / "whole"), _weights(disk))
+            same = done.returncode == 0 and torch.equal(_weights(home / "whole"), _weights(disk))
+            yield same and is_one_line(ended, "No space left on device")
         finally:
             subprocess.run(["umount", disk], check=True)
 
 
 def other_circumstances(home: Path, options: list, data: Path) -> Iterator[bool]:
-    """Checkpoints of the end and of the middle of an epoch, gone on from with other processes, list, epochs, precision:
-    done, or refused in one line with the checkpoint as it was."""
-    with fault_in(1, "0", signal.SIGTERM):
+    """From the middle and the end of an epoch with other processes, list, epochs, precision: done, or refused in one
+    line; the checkpoint stays as it was."""
+    with signal_in(1, "0", signal.SIGTERM):
         alone(main, *options, "--root_log", home / "middle")
     alone(main, *options, "--root_log", home / "end")
-    longer = home / "longer"
-    shutil.copytree(data, longer)
-    with (longer / "train_split.txt").open("a") as file:
+    shutil.copytree(data, home / "longer")
+    with (home / "longer" / "train_split.txt").open("a") as file:
         file.write("val0,8,0\nval1,8,1\n")
     ways = {
         "processes": lambda *given: call_together(main.main, *given, check=False),
-        "list": lambda *given: alone(main, *given, "--data_dir", longer),
+        "list": lambda *given: alone(main, *given, "--data_dir", home / "longer"),
         "epochs": lambda *given: alone(main, *given, "--epochs", 4),
         "precision": lambda *given: alone(main_semiAMP, *given, "--amp_scope", "all"),
     }
@@ -273,59 +248,49 @@ def other_circumstances(home: Path, options: list, data: Path) -> Iterator[bool]
         source = home / name / FOLDER / ("ckpt.pth.tar" if name == "middle" else "ckpt.1.pth.tar")
         before = source.read_bytes()
         ended = way(*options, "--root_log", home / f"{name}_{what}", "--resume", source)
-        refused = name == "middle" and what == "list"
-        right = one_line(ended) if refused else ended.returncode == 0 and "Done: best" in ended.stdout
-        yield right and source.read_bytes() == before
+        done = ended.returncode == 0 and "Done: best" in ended.stdout
+        refused = (name, what) == ("middle", "list") and is_one_line(ended, "in the middle of an epoch")
+        yield (done or refused) and source.read_bytes() == before
 
 
-def main_of_faults() -> int:
-    """Try everything; returns the exit code."""
-    distributed.PATIENCE = 1.0
-    torch.set_num_threads(1)
+def try_all(home: Path) -> int:
+    """Try everything in a folder; returns how many did not hold."""
+    data, options = write_small_dataset(home / "data"), run_options(home / "data")
+    for number in (1, 2):
+        make_video(home / "videos" / f"{number}.mp4", 4)
+    saves, files = Checkpoints(), EarlyExit(data)
     settings = FrameSettings(backend="opencv")
-    toy = ToySettings(num_train=2, num_val=2, num_classes=2, frames=3, height=32, width=32)
+    extraction = TakenUpAgain(lambda folder: extract_videos(home / "videos", folder / "frames", settings), home / "one")
+    toys = TakenUpAgain(lambda folder: make_toy_dataset(folder / "toy", TOY), home / "other")
+    both = (checkpoint.BEST, checkpoint.LAST)
+    killed = {
+        "saves at the end of an epoch": (saves.prepare, lambda at: saves.save(at, both[1:]), saves.hold),
+        "saves of a best one": (saves.prepare, lambda at: saves.save(at, both), saves.hold),
+        "exit_logits.npz": (lambda at: files.keep(at, "train"), files.keep, files.logits_hold),
+        "the early-exit files": (lambda at: None, files.report, files.files_hold),
+        "extraction": (lambda at: None, extraction.work, extraction.holds),
+        "the toy videos": (lambda at: None, toys.work, toys.holds),
+    }
+    traces, root = shutil.which("strace") is not None, os.geteuid() == 0
+    tries = {f"killed at every system call: {name}": (traces, kills(home / "at", *how)) for name, how in killed.items()}
+    tries["one of two processes: kill -9 and SIGSTOP"] = True, lost_processes(home / "lost", options)
+    tries["full disks"] = root, full_disks(home, options)
+    tries["resumed: other processes, list, epochs, precision"] = True, other_circumstances(home / "else", options, data)
     failed = 0
-    with tempfile.TemporaryDirectory() as temporary, thin_networks(), no_pictures():
-        home = Path(temporary)
-        data, options = write_small_dataset(home / "data"), run_options(home / "data")
-        for number in (1, 2):
-            make_video(home / "videos" / f"{number}.mp4", 4)
-        files = EarlyExit(data)
-
-        def extract(folder: Path) -> None:
-            extract_videos(home / "videos", folder / "frames", settings)
-
-        def make_toy(folder: Path) -> None:
-            make_toy_dataset(folder / "toy", toy)
-
-        (home / "disks").mkdir()
-        here, remade = home / "here", again_as_never_stopped
-        parts = {
-            "a save at the end of an epoch": (saved_before, save_an_epoch, good_checkpoints),
-            "a save of a best one": (saved_before, save_a_best, good_checkpoints),
-            "exit_logits.npz": (lambda folder: files.keep(folder, "train"), files.keep, files.holds_logits),
-            "the early-exit files": (nothing, files.report, files.holds_report),
-            "extraction": (nothing, extract, remade(extract, home / "extracted")),
-            "the toy videos": (nothing, make_toy, remade(make_toy, home / "toys")),
-        }
-        needs = {"kill": shutil.which("strace"), "full disk": os.geteuid() == 0}
-        scenarios = {f"kill at every system call of {name}": kills(here, *part) for name, part in parts.items()}
-        scenarios |= {
-            "kill -9 and SIGSTOP of one of two processes": lost_processes(home / "lost", options),
-            "full disk": full_disks(home / "disks", options),
-            "resumed with other processes, list, epochs, precision": other_circumstances(home / "other", options, data),
-        }
-        for name, results in scenarios.items():
-            if not needs.get(name.split(" at ")[0], True):
-                print(f"{name}: cannot be tried here (kills need strace, full disks root)", flush=True)
-                continue
-            with contextlib.redirect_stdout(io.StringIO()):
-                outcomes = list(results)
-            failed += outcomes.count(False)
-            print(f"{name}: {len(outcomes)} tried / {outcomes.count(True)} held", flush=True)
-    print("nothing lost" if not failed else f"{failed} did not hold")
-    return 1 if failed else 0
+    for name, (possible, results) in tries.items():
+        if not possible:
+            print(f"{name}: not tried: strace is not installed, or this user may not mount a disk", flush=True)
+            continue
+        with contextlib.redirect_stdout(io.StringIO()):
+            outcomes = list(results)
+        failed += outcomes.count(False)
+        print(f"{name}: {len(outcomes)} tried / {outcomes.count(True)} held", flush=True)
+    print(f"{failed} did not hold" if failed else "nothing lost")
+    return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main_of_faults())
+    distributed.PATIENCE = 1.0
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary, thin_networks(), no_pictures():
+        sys.exit(try_all(Path(temporary)) > 0)

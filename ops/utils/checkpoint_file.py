@@ -100,7 +100,7 @@ def _tensor(value: Any, name: object) -> Tensor:
     if value.is_complex() or value.is_quantized or value.nbytes > value.untyped_storage().nbytes():
         raise ValueError(f"holds no plain tensor of {list(value.shape)} real numbers for {name}")
     if not value.isfinite().all():
-        raise ValueError(f"holds numbers that are not finite, first in {name}: or its training has diverged")
+        raise ValueError(f"holds numbers that are not finite, first in {name} (or its training has diverged)")
     return value.detach()
 
 

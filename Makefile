@@ -1,11 +1,12 @@
 # make demo: a first run on videos made on the spot.   make test: everything that is tested.
 # make bench: how fast it is, in one table, in a few minutes.
+# make faults: kills, full disks and other faults by the hundred, in some minutes (docs/FAULTS.md).
 # make results: three training runs on toy videos, and what they say of the policies.
 PYTHON ?= python3
 BIN := .venv/bin
 TOY_RUN = $(shell $(BIN)/python -c 'from opts import TOY_DEFAULTS as t; print("log/UniAdaFocus_toy_mbv2_segment%d_e%d" % (t["num_segments"], t["epochs"]))')
 
-.PHONY: demo results test bench lint
+.PHONY: demo results test faults bench lint
 
 demo: .venv/installed
 	$(BIN)/python main.py --dataset toy
@@ -17,6 +18,9 @@ results: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+faults: .venv/installed-dev
+	$(BIN)/python -m tests.faults
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.table

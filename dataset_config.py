@@ -36,6 +36,8 @@ COMMON_TEMPLATES = (
     "frame{:06d}.jpg",
 )
 _FOLDERS_TO_LOOK_AT = 3  # per split, when the frame template is checked
+_TEMPLATE = re.compile(r"[^{}/\0]*\{0?(:0?\d?\d?d?)?\}[^{}/\0]*")  # a file name with one number, of 99 digits at most
+_LONGEST_NAME = 255  # bytes, on every common file system
 _NUMBERED_LINE = re.compile(r"(\d+)[ ,\t]+(.*\S.*)")
 
 
@@ -112,8 +114,8 @@ def get_dataset(
         raise UserError(f"metric {metric!r} is unknown: choose one of {', '.join(METRICS)}")
     if template is not None:
         _check_template(template)
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise UserError(f"dataset name {name!r} cannot be used in a folder name: choose a plain word")
+    if not name or len(name) > 100 or name in (".", "..") or "/" in name or "\\" in name:
+        raise UserError(f"dataset name {name!r:.60} cannot be used in a folder name: choose a plain word")
     known = BUILT_IN.get(name, _GENERIC)
     whose = f"dataset {name!r}"
     if name not in BUILT_IN:
@@ -206,12 +208,11 @@ def _find(folder: Path, candidates: Sequence[str], what: str, whose: str) -> Pat
 
 
 def _check_template(template: str) -> None:
-    try:
-        distinct = template.format(1) != template.format(2)
-    except (ValueError, IndexError, KeyError, AttributeError):
-        distinct = False
-    if not distinct:
-        raise UserError(f"frame template {template!r} does not number frames: write it like {COMMON_TEMPLATES[0]}")
+    if not _TEMPLATE.fullmatch(template) or len(os.fsencode(template.format(1))) > _LONGEST_NAME:
+        raise UserError(
+            f"frame template {template!r:.99} does not number frames in file names (of {_LONGEST_NAME} bytes at most): "
+            f"write it like {COMMON_TEMPLATES[0]}"
+        )
 
 
 def _video_folder(root: str | os.PathLike, name: str) -> str:

@@ -43,14 +43,14 @@ IGNORED = (
 )  # fmt: skip
 
 
-def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """The type of an option that is a whole number from `low` to `high`, where there is one."""
+def whole(low: int, high: int = 10**9) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `low` to `high`."""
 
     def whole_number(text: str) -> int:
         number = int(text)
         if number < low:
             raise argparse.ArgumentTypeError(f"{number} is below {low}")
-        if high is not None and number > high:
+        if number > high:
             raise argparse.ArgumentTypeError(f"{number} is above {high}")
         return number
 
@@ -69,9 +69,9 @@ def _number(holds: Callable[[float], bool], wrong: str) -> Callable[[str], float
     return number
 
 
-positive = _number(lambda value: 0 < value < math.inf, "is not above 0")
+positive = _number(lambda value: 0 < value < math.inf, "is not a finite number above 0")
 _minutes = _number(lambda value: 0 < value <= 7 * 24 * 60, "is not above 0 and at most a week")
-_not_negative = _number(lambda value: 0 <= value < math.inf, "is below 0")
+_not_negative = _number(lambda value: 0 <= value < math.inf, "is not a finite number from 0")
 _share = _number(lambda value: 0 <= value < 1, "is not in 0 .. 1 (1 left out)")
 
 
@@ -102,13 +102,15 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     data.add_argument("--skip_missing", action="store_true", help="leave videos without frames out and go on")
     add_decode_option(data)
-    data.add_argument("-j", "--workers", type=whole(0), default=8, help="processes per GPU that read frames; 0: none")
+    data.add_argument(
+        "-j", "--workers", type=whole(0, 1000), default=8, help="processes per GPU that read frames; 0: none"
+    )
 
     model = parser.add_argument_group("model")
     _add_choice(model, "--glance_arch", ("mbv2", "res50"), "glance network")
     model.add_argument("--glance_ckpt_path", default="", help="ImageNet weights of the glance network, a file")
     _add_choice(model, "--pretrained", ("imagenet", "none"), "where training starts from")
-    model.add_argument("--num_segments", type=whole(1), default=48, help="frames per video, T")
+    model.add_argument("--num_segments", type=whole(1, 10_000), default=48, help="frames per video, T")
     model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
     model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
     model.add_argument("--input_size", type=whole(32), default=224, help="side of a frame, a multiple of 32")
@@ -172,7 +174,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         help="epochs between evaluations; the last 9 always",
     )
     run.add_argument("--save_freq", type=whole(1), help="save every so many steps too, not only after each epoch")
-    run.add_argument("--keep", type=whole(0), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2...")
+    run.add_argument(
+        "--keep", type=whole(0, 1000), default=1, help="older checkpoints kept as ckpt.1.pth.tar, ckpt.2..."
+    )
     run.add_argument("--time_limit", type=_minutes, default=30, help="minutes to wait for another process")
     run.add_argument("--local_rank", "--local-rank", type=int, help="set by torch.distributed.launch")
 

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("model", "its sizes and settings come from the checkpoint")
     model.add_argument("--resume", type=Path, required=True, metavar="CKPT", help="checkpoint, ours or a published one")
     model.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line (default: numbers)")
-    for name, kind, published in (("num_segments", whole(1), 48), ("patch_size", whole(1), 128)):
+    for name, kind, published in (("num_segments", whole(1, 10_000), 48), ("patch_size", whole(1), 128)):
         text = f"for a checkpoint that does not say it, such as a published one (default: {published})"
         model.add_argument(f"--{name}", type=kind, metavar="N", help=text)
     model.add_argument("--temperature", type=positive, metavar="X", help="likewise (default: 1)")

@@ -8,7 +8,7 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from torch.utils._pytree import tree_map_only
 from ops.engine import TrainingState
 from ops.loss_history import NAMES
 from ops.utils import distributed
-from ops.utils.checkpoint_file import PREFIX, Checkpoint, is_plain, read
+from ops.utils.checkpoint_file import PREFIX, Checkpoint, read
 from ops.utils.errors import UserError, first_line
+from ops.utils.files import BESIDE
 
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
-BESIDE = ".writing"  # ends the names of files that are being written
 
 
 def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) -> dict[str, Any]:
@@ -64,10 +64,13 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or first_line(error)
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError):  # on a full disk torch fails once more, with words of its own
+            cause = cause.__context__
+        reason = getattr(cause, "strerror", None) or first_line(error)
         raise UserError(f"cannot write {path}: {reason}; the checkpoint before stays") from error
 
 
@@ -91,14 +94,6 @@ def _keep_older(path: Path, keep: int) -> None:
     os.replace(link, older(path.parent, 1))
 
 
-def remove_leftovers(folder: Path) -> list[str]:
-    """Remove what a killed write left behind; returns the names."""
-    names = [path.name for path in folder.glob(f".*{BESIDE}")]
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-    return names
-
-
 def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint that `--resume` means, or None to start from the beginning; and what was wrong with newer ones.
 
@@ -107,9 +102,9 @@ def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """
     if wanted != "auto":
         return (read(Path(wanted)) if wanted else None), []
-    numbered = sorted(folder.glob("ckpt.[0-9]*.pth.tar"), key=lambda path: int(path.name.split(".")[1]))
+    numbers = sorted(int(number) for path in folder.glob("ckpt.*.pth.tar") if (number := path.name[5:-8]).isdecimal())
     problems = []
-    for path in (folder / LAST, *numbered, folder / BEST):
+    for path in (folder / LAST, *(older(folder, number) for number in numbers), folder / BEST):
         if not path.exists():
             continue
         try:
@@ -136,15 +131,12 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
     where it stands in an epoch that these options or videos cannot finish.
     """
     path = found.path
-    if found.optimizer is None or found.epoch is None:
+    if found.momenta is None or found.epoch is None:
         raise UserError(f"checkpoint {path} holds weights only: start from them with --init_from")
     load_model(state.model, found.state_dict, path)
-    load_optimizer(state.optimizer, found.optimizer, path)
+    load_optimizer(state.optimizer, found.momenta, path)
     if state.scaler.is_enabled() and found.scaler:
-        try:
-            state.scaler.load_state_dict(dict(found.scaler))
-        except KeyError as error:
-            raise UserError(f"checkpoint {path} is damaged: its `scaler` lacks {error}") from error
+        state.scaler.load_state_dict(dict(found.scaler))
     if found.losses and len(found.losses[0]) > len(NAMES):
         raise UserError(f"checkpoint {path} is damaged: its `losses` are more than this program's {len(NAMES)}")
     state.epoch, state.step, state.losses, state.resumed_from = found.epoch, found.step, found.losses, path
@@ -177,7 +169,16 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load strictly; UserError with the names and both shapes where something is missing, extra or of another size."""
+    """Load strictly; raises UserError where `check_fit` does."""
+    check_fit(model, state, path)
+    model.load_state_dict(dict(state))
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """UserError with the names and both shapes where something is missing, extra or of another size.
+
+    model: may be on the device "meta", without memory.
+    """
     own = model.state_dict()
     problems = [f"{key} is missing" for key in own if key not in state]
     problems += [f"{key} is not known to the model" for key in state if key not in own]
@@ -191,17 +192,6 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
         raise UserError(
             f"checkpoint {path} does not fit the model that the options describe "
             f"(classes, segments, hidden sizes, glance network): {'; '.join(problems[:5])}{more}"
-        )
-    _refuse_infinite(state, path)
-    model.load_state_dict(dict(state))
-
-
-def _refuse_infinite(state: Mapping[str, Tensor], path: Path) -> None:
-    infinite = [key for key, value in state.items() if not value.isfinite().all()]
-    if infinite:
-        raise UserError(
-            f"checkpoint {path} is damaged, or its training has diverged: {len(infinite)} of its {len(state)} tensors "
-            f"hold numbers that are not finite, first {infinite[0]}"
         )
 
 
@@ -220,32 +210,21 @@ def load_for_fine_tuning(model: nn.Module, state: Mapping[str, Tensor], path: Pa
             f"checkpoint {path} has other backbones than the model (first: {backbones[0]}), "
             "so it cannot be fine-tuned; check --glance_arch"
         )
-    _refuse_infinite(fitting, path)
     model.load_state_dict(fitting, strict=False)
     return left
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, momenta: Sequence[Tensor | None], path: Path) -> None:
     """Momentum buffers by the number of the parameter, as published; rates and ratios stay those of the options.
 
     UserError where the numbers or shapes of the parameters differ.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    try:
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        momenta = {number: value.get("momentum_buffer") for number, value in state["state"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"checkpoint {path} holds no optimizer state that can be resumed: {error!r}") from error
-    if not all(isinstance(number, int) for number in numbers):
-        raise UserError(f"checkpoint {path} is damaged: its optimizer state does not number the parameters")
-    if len(numbers) != len(parameters):
-        raise UserError(f"the optimizer in {path} has {len(numbers)} parameters, the model {len(parameters)}")
-    for number, parameter in zip(numbers, parameters, strict=True):
-        momentum = momenta.get(number)
+    if len(momenta) != len(parameters):
+        raise UserError(f"the optimizer in {path} has {len(momenta)} parameters, the model {len(parameters)}")
+    for number, (momentum, parameter) in enumerate(zip(momenta, parameters, strict=True)):
         if momentum is None:
             continue
-        if not is_plain(momentum):
-            raise UserError(f"checkpoint {path} is damaged: the momentum of parameter {number} is no plain tensor")
         if momentum.shape != parameter.shape:
             raise UserError(
                 f"the optimizer in {path} keeps {list(momentum.shape)} for parameter {number}, "

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.backbones import STRIDE
 from models.uni_adafocus import UniAdaFocus
-from ops.checkpoint import Checkpoint, load_model
+from ops.checkpoint import Checkpoint, check_fit, load_model
 from ops.utils.errors import UserError
 
 # Settings that no tensor tells, with the published values.
 PUBLISHED = {"num_segments": 48, "patch_size": 128, "temperature": 1.0, "dropout": 0.2, "fc_dropout": 0.2}
+_LARGEST = 10_000  # frames of a video, pixels of a patch
 _GLANCE_NETWORKS = {1280: "mbv2", 2048: "res50"}  # by the number of features
 
 
@@ -32,8 +34,10 @@ def model_of_checkpoint(found: Checkpoint, overrides: Mapping[str, float | None]
     path = found.path
     settings = settings_of_checkpoint(found, overrides)
     try:
+        with torch.device("meta"):  # what some tensors announce is compared with all of them before it takes up memory
+            check_fit(UniAdaFocus(**settings), found.state_dict, path)
         model = UniAdaFocus(**settings)
-    except (ValueError, TypeError, RuntimeError) as error:  # what does not go together, or is no number
+    except (ValueError, RuntimeError) as error:  # what does not go together
         options = ", ".join(f"--{name}" for name in PUBLISHED if name in str(error))
         raise UserError(
             f"checkpoint {path}: {error}" + (f"; give the value it was trained with ({options})" if options else "")
@@ -53,8 +57,10 @@ def settings_of_checkpoint(found: Checkpoint, overrides: Mapping[str, float | No
             )
     rest = {name: kept.get(name, given.get(name, published)) for name, published in PUBLISHED.items()}
     for name, value in rest.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UserError(f"checkpoint {path}: its option {name} is {value!r}, no number")
+        number = int if name in ("num_segments", "patch_size") else (int, float)
+        low = 0 if "dropout" in name else 1e-6
+        if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= _LARGEST:
+            raise UserError(f"checkpoint {path}: its option {name} is {value!r:.60}, which cannot be")
     return sizes_of_tensors(found.state_dict, path) | rest
 
 

@@ -24,7 +24,6 @@ from ops.setup import Data, build_training, find_dataset, load_data, load_model,
 from ops.summary import print_summary
 from ops.utils import distributed
 from ops.utils.errors import EXIT_DONE, is_first_process
-from ops.utils.logger import set_earlier_run_aside
 from ops.utils.session import Run, start
 from ops.utils.signals import Stopped
 
@@ -240,14 +239,10 @@ def open_log(run: Run, state: TrainingState) -> None:
     again; any other moves what an earlier run left there aside."""
     folder, log = run.log.folder, run.log
     goes_on = state.resumed_from is not None and state.resumed_from.resolve().parent == folder.resolve()
-    aside = set_earlier_run_aside(folder) if log.active and not goes_on else None
-    if aside:
-        log.line(f"An earlier run's files are now in {aside}")
-    log.open("log.csv", state.epoch)
+    log.open("log.csv", state.epoch, anew=not goes_on)
     log.options(vars(run.options))
     log.forget_epochs_from(state.epoch)
     if log.active:
-        checkpoint.remove_leftovers(folder)
         known = (state.best, checkpoint.best_metric(folder))
         state.best = max((value for value in known if value is not None), default=None)
 

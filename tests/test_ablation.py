@@ -95,7 +95,8 @@ def test_random_choices_depend_on_the_seed_and_not_on_the_batches(evaluate, tmp_
     expected = logits("batches of 2", *random)
     np.testing.assert_allclose(logits("batches of 1", *random, "--batch_size", 1), expected, atol=1e-3)
     assert {path.name for path in (tmp_path / "log" / RUN).iterdir()} == {
-        "log_eval.csv"
+        ".lock",
+        "log_eval.csv",
     }  # no figures per class, as of the run
     assert np.abs(logits("learned") - expected).max() > 1e-2
     assert np.abs(logits("another seed", *random, "--seed", 1) - expected).max() > 1e-2
@@ -112,7 +113,7 @@ def test_logits_that_are_not_finite_are_one_line_and_leave_no_table(evaluate, tm
     state["state_dict"]["local_CNN.conv1.weight"].fill_(torch.nan)
     torch.save(state, tmp_path / "diverged.pth.tar")
     assert call(main.main, *evaluate, "--resume", tmp_path / "diverged.pth.tar", "--set_ablation") == 2
-    assert "not finite, first local_CNN.conv1.weight" in the_error(capsys.readouterr().err)
+    assert "not finite, first in local_CNN.conv1.weight" in the_error(capsys.readouterr().err)
     assert not (tmp_path / "log" / RUN / "ablation.csv").exists()
 
 

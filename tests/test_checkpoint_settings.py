@@ -72,7 +72,13 @@ def test_settings_that_do_not_go_together_name_the_option_to_give(small_model):
         model_of_checkpoint(found, {"patch_size": SMALL["patch_size"], "num_segments": 7})
 
 
-@pytest.mark.parametrize("options", [{"patch_size": "big"}, {"num_segments": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patch_size": "big"}, {"num_segments": True}, {"num_segments": 10.0}, {"num_segments": 10**12},
+        {"patch_size": -44}, {"temperature": float("nan")}, {"temperature": 0}, {"dropout": float("inf")},
+    ],
+)  # fmt: skip
 def test_options_that_are_no_settings_are_refused(odd, options):
     with pytest.raises(UserError, match=r"checkpoint some\.pth\.tar: its"):
         settings_of_checkpoint(replace(odd, options=options))
@@ -85,6 +91,10 @@ def test_checkpoints_of_other_networks_are_refused(odd):
         model_of_checkpoint(checkpoint_with(without))
     with pytest.raises(UserError, match="unknown glance network, of 99 features"):
         model_of_checkpoint(checkpoint_with(state | {"global_CNN_fc.1.weight": torch.zeros(3, 99)}))
+    # A network of these sizes would take terabytes.
+    wide = state | {"spatial_policy.encoder.0.weight": torch.zeros(1).expand(10**6, 2048, 1, 1, 1)}
+    with pytest.raises(UserError, match=r"spatial_policy\.encoder\.1\.weight is \[8\] in the file, \[1000000\] in the"):
+        model_of_checkpoint(replace(odd, state_dict=wide))
     other = state | {"aux_fc.weight": torch.zeros(4, 2048)}
     with pytest.raises(UserError, match=r"aux_fc\.weight is \[4, 2048\] in the file, \[3, 2048\] in the model"):
         model_of_checkpoint(replace(odd, state_dict=other))

@@ -155,6 +155,10 @@ def test_a_missing_file_is_named_with_its_folder(tmp_path, missing):
         ({"metric": "top5"}, "metric 'top5' is unknown"),
         ({"template": "frame.jpg"}, "does not number frames"),
         ({"template": "{:05d}_{}.jpg"}, "does not number frames"),
+        ({"template": "{:0999999999d}.jpg"}, "does not number frames"),  # took 17 GB
+        ({"template": "{:99999999999d}"}, "does not number frames"),
+        ({"template": "{:05d}" + 300 * "x"}, "of 255 bytes at most"),
+        ({"template": "../{:05d}.jpg"}, "does not number frames"),
         ({"name": "../up"}, "'../up' cannot be used"),
     ],
 )

@@ -81,6 +81,12 @@ def test_files_and_python_names_in_the_text_exist(path):
     assert not unknown
 
 
+def test_the_tests_of_the_promises_exist():
+    names = [span for span in code_spans(document("docs/FAULTS.md")) if span.startswith("test_")]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(names) > 30 and not [name for name in names if f"def {name}(" not in tests]
+
+
 def _is_importable(name: str) -> bool:
     """Whether a dotted name is a module, or something in one."""
     module, _, attribute = name.rpartition(".")

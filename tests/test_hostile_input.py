@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -140,17 +141,26 @@ def test_unusual_pictures_become_rgb_bytes(read, content, tmp_path):
     assert pixels.shape == (30, 40, 3) and pixels.dtype == np.uint8
 
 
+def _announcing(side: int) -> bytes:
+    """A small JPEG whose header speaks of a square of that side."""
+    content = bytearray(_jpeg())
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = struct.pack(">HH", side, side)
+    return bytes(content)
+
+
 @pytest.mark.parametrize("read", [read_array, read_image])
 @pytest.mark.parametrize(
     "content",
     [
         *(b"", b"no picture"),
+        _announcing(30_000),
         _jpeg()[: len(_jpeg()) // 2],
         _jpeg(size=(60_000, 1)),
         _long_png(),
         _png_header(60_000, 60_000),
     ],
-    ids=["empty", "text", "half", "long JPEG", "long PNG", "bomb"],
+    ids=["empty", "text", "large JPEG", "half", "long JPEG", "long PNG", "bomb"],
 )
 def test_damaged_and_monstrous_pictures_are_bad_frames(read, content, tmp_path):
     path = tmp_path / "image.jpg"
@@ -180,6 +190,24 @@ def test_a_video_with_all_kinds_of_frames_still_gives_a_clip(make_dataset):
     data = VideoDataset(get_dataset("mine", folder), "val", 8, 64, training=False)
     assert data[0][0].shape == (8, 3, 64, 64)
     assert data.replaced_frames.tolist() == [2]
+
+
+@pytest.mark.parametrize("backend", ["fast", "pillow"])
+def test_frames_that_are_no_files_are_replaced_and_counted(backend, make_dataset):
+    folder = make_dataset({"a": [0]}, {"b": [1]})
+    pipe, device, loop, large, huge = sorted((folder / "frames" / "b").iterdir())[1:6]
+    for path in (pipe, device, loop, huge):
+        path.unlink()
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    loop.symlink_to(loop)
+    large.write_bytes(_announcing(30_000))
+    with huge.open("wb") as file:
+        file.truncate(2**40)  # takes no place on the disk
+    data = VideoDataset(get_dataset("mine", folder), "val", 8, 64, training=False, backend=backend)
+    frames, _, _ = data[0]
+    assert data.replaced_frames.tolist() == [5]
+    assert all(torch.equal(frames[number], frames[0 if number < 4 else 6]) for number in range(1, 6))
 
 
 @pytest.fixture(scope="module")

@@ -216,6 +216,8 @@ def test_a_broken_video_stops_the_run_by_name(options, dataset_folder, monkeypat
         (["--init_from", "a", "--resume", "b"], "--init_from"),
         (["--num_segments", "7"], "--num_glance_segments 3"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
+        (["--dataset", "x" * 300], "cannot be used in a folder name"),
+        (["--resume", "x" * 300], "File name too long: xxx"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_no_log_folder(change, message, options, dataset_folder, tmp_path, capsys):

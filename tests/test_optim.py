@@ -1,6 +1,5 @@
 """Learning rates of the groups and over the epochs."""
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -84,7 +83,7 @@ def test_steps_that_overflow_at_the_start_leave_no_trace(resumed, fills_new_memo
     settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "temporal_lr_ratio": 1, "stn_lr_ratio": 1}
     optimizer = build_optimizer(model, **settings, global_lr_ratio=1, classifier_lr_ratio=1)
     if resumed:  # from a file of weights that no step was made with
-        checkpoint.load_optimizer(optimizer, optimizer.state_dict() | {"state": {}}, Path("a file"))
+        checkpoint.load_optimizer(optimizer, [None] * len(list(model.parameters())), Path("a file"))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trainable]
@@ -107,10 +106,8 @@ def test_momentum_of_another_memory_layout_belongs_to_the_right_weights(small_mo
     # As in a published file: every momentum in the default layout.
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     momenta = [torch.randn(parameter.shape) for parameter in parameters]
-    state = copy.deepcopy(optimizer.state_dict())
-    state["state"] = {number: {"momentum_buffer": momentum} for number, momentum in enumerate(momenta)}
 
-    checkpoint.load_optimizer(optimizer, state, Path("a file"))
+    checkpoint.load_optimizer(optimizer, momenta, Path("a file"))
     before = [parameter.detach().clone() for parameter in parameters]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)  # in the parameter's layout, as the backward pass leaves it

@@ -4,6 +4,9 @@ import contextlib
 import csv
 import io
 import json
+import os
+import signal
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from ops.flops import exit_gflops
 from ops.predict import predictor
 from ops.predict.batches import SegmentReader, VideoBatch
+from ops.predict.output import Table
 from ops.predict.paths import find
 from ops.predict.run import find_device
 from ops.utils.errors import UserError
@@ -182,6 +186,22 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(capsys, tmp_path):
     assert good["patches"] == 2
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_leaves_no_half_written_and_no_temporary_files(number, code, tmp_path, monkeypatch):
+    rows = Table.rows
+
+    def stop(*arguments):
+        os.kill(os.getpid(), number)
+        return rows(*arguments)
+
+    monkeypatch.setattr(Table, "rows", stop)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    arguments = ["videos", "--resume", "ours.pth.tar", "--batch_size", 1, "--frame_rate", 5]
+    assert call(predict.main, *arguments, "--json", tmp_path / "p.json") == code
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_a_published_checkpoint_needs_only_what_differs_from_the_published_settings(told, capsysbinary):
     settings = [text for name, value in SETTINGS.items() for text in (f"--{name}", value)]
     names = ["--classes", "classInd.txt"]
@@ -194,6 +214,8 @@ def test_a_published_checkpoint_needs_only_what_differs_from_the_published_setti
     [
         ("absent.mp4 --resume ours.pth.tar", "absent.mp4: no such file or folder"),
         ("videos --resume absent.pth.tar", "checkpoint absent.pth.tar does not exist"),
+        (f"videos --resume {'x' * 300}", "File name too long: xxx"),
+        (f"videos --resume ours.pth.tar --json {'x' * 300}", "File name too long: xxx"),
         ("videos --resume published.pth.tar", "patch_size (128) must be from 27 to 64"),
         ("videos --resume ours.pth.tar --patch_size 40", "--patch_size 40 contradicts checkpoint ours.pth.tar"),
         ("videos --resume ours.pth.tar --classes short.txt", "names 3 classes, but checkpoint ours.pth.tar knows 4"),

@@ -1,6 +1,7 @@
 """Long runs: whatever interrupts them, they go on as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import torch
 import main
 import main_semiAMP
 from ops import checkpoint
+from ops.utils.files import remove_leftovers
 from tests.conftest import (
     ROOT,
     SMALL_OPTIONS,
@@ -56,6 +58,12 @@ def _records(root) -> list[dict]:
     return records
 
 
+def stop_with_workers() -> None:
+    """SIGTERM to this process and its data workers, as launchers, Slurm and `timeout` send it to all of a group."""
+    for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+        os.kill(process.pid, signal.SIGTERM)
+
+
 def _interrupt_after(monkeypatch, steps: int, how) -> None:
     """Have `how()` called once, at the end of the given training step of this process."""
     from ops import engine
@@ -79,7 +87,7 @@ def test_a_run_that_was_stopped_by_a_signal_ends_with_the_weights_of_one_that_wa
     options = [*options, "--workers", workers]
     assert call(script.main, *options, "--root_log", tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
-        _interrupt_after(patch, steps, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        _interrupt_after(patch, steps, stop_with_workers)
         assert call(script.main, *options, "--root_log", tmp_path / "parts") == 143
     stopped = torch.load(tmp_path / "parts" / FOLDER / "ckpt.pth.tar", weights_only=True)
     assert (stopped["epoch"], stopped["step"]) == divmod(steps, 2)
@@ -247,6 +255,7 @@ import os, sys
 from pathlib import Path
 import torch
 from ops import checkpoint
+from ops.utils.files import remove_leftovers
 
 def counted(function):
     def wrapper(*arguments, **keywords):
@@ -289,7 +298,7 @@ def test_a_kill_at_any_stage_of_a_save_loses_nothing(tmp_path):
         number = int(found.state_dict["number"]) if found else 0
         assert number >= before and not problems, (folder.name, number, before)
         before = number
-        checkpoint.remove_leftovers(folder)
+        remove_leftovers(folder)
         assert all(path.name.startswith("ckpt.") for path in folder.iterdir())
     assert before == 3 and len(stages) > 20
 

@@ -18,7 +18,9 @@ from ops.early_exit import inference as dynamic
 from ops.stepwise import stepwise
 from ops.utils.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
+from tests.test_resume import stop_with_workers
 from tests.thin import thin_networks
+from tests.utils.test_logger import another_run_in
 
 CRITERIA = ("confidence", "entropy")
 RUN = "UniAdaFocus_mine_mbv2_segment6_e50"
@@ -112,7 +114,7 @@ def other_data(data: Path, copy: Path, **rows: str) -> Path:
 def test_a_run_leaves_the_documented_files(finished):
     names = {path.name.split(".vm.")[0].split(".tfevents")[0] for path in finished.iterdir()}
     of_criteria = {f"early_exit_{criterion}.{kind}" for criterion in CRITERIA for kind in ("csv", "json")}
-    assert names == of_criteria | {"early_exit.png", "exit_logits.npz", "log_eval.csv", "events.out"}
+    assert names == of_criteria | {".lock", "early_exit.png", "exit_logits.npz", "log_eval.csv", "events.out"}
     assert (finished / "early_exit.png").read_bytes().startswith(b"\x89PNG")
     assert kept(finished)["train_logits"].shape == (9, 3, 4) and kept(finished)["val_logits"].shape == (8, 3, 4)
 
@@ -269,10 +271,35 @@ def test_a_video_that_is_not_there_is_found_first_or_left_out(options, data, tmp
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_a_signal_ends_the_run(options, monkeypatch, capsys):
-    monkeypatch.setattr(StopRequest, "agreed", lambda self: 15)
-    assert call(script.main, *options) == 143
-    assert "stopped by signal 15" in capsys.readouterr().out
+def test_a_folder_in_use_is_left_alone_by_early_exit_evaluation_and_training(options, folder, capsys):
+    folder.mkdir(parents=True)
+    with another_run_in(folder) as process:
+        for entry, more in ((script, []), (main, ["--evaluate"]), (main, ["--resume", "", "--epochs", 50])):
+            assert call(entry.main, *options, *more) == 2
+            assert f"in use by another run (process {process} on" in the_error(capsys.readouterr().err)
+        done = call_together(main.main, *options, "--resume", "", check=False)
+        assert done.returncode == 2 and "in use by another run" in the_error(done.stderr)
+        assert {path.name for path in folder.iterdir()} == {".lock", "log.csv"}
+
+
+@pytest.mark.parametrize(("entry", "extra", "step"), [(script, [], 7), (main, ["--evaluate"], 2)])
+def test_a_signal_to_all_processes_ends_the_run_and_keeps_what_is_computed(
+    entry, extra, step, options, folder, monkeypatch, capsys
+):
+    agreed, steps = StopRequest.agreed, []
+
+    def signalled(request: StopRequest) -> int:
+        steps.append(1)
+        if len(steps) == step:
+            stop_with_workers()
+        return agreed(request)
+
+    monkeypatch.setattr(StopRequest, "agreed", signalled)
+    assert call(entry.main, *options, "--workers", 2, *extra) == 143
+    assert len(steps) == step and "stopped by signal 15" in capsys.readouterr().out
+    assert extra or set(kept(folder)) == {
+        f"train_{what}" for what in ("logits", "labels", "focus_indices", "video", "depends_on")
+    }
 
 
 @pytest.mark.parametrize(

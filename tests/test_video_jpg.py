@@ -366,8 +366,14 @@ def test_frames_made_in_another_way_are_not_already_there(tmp_path, options, pro
 def test_frames_of_unknown_origin_are_taken_with_a_warning(tmp_path, capsys):
     make_video(tmp_path / "videos" / "a.mp4", 10)
     assert call(main, tmp_path / "videos", tmp_path / "frames") == 0
-    (tmp_path / "frames" / "how_made.json").unlink()
+    made = tmp_path / "frames" / "how_made.json"
+    for damage in ("", "[]", "{"):
+        made.write_text(damage)
+        assert call(main, tmp_path / "videos", tmp_path / "frames") == 2
+        assert "how_made.json: is not as this program writes it" in the_error(capsys.readouterr().err)
+    made.rename(made.with_name(".how_made.json.123"))  # as a killed run leaves it
     assert call(main, tmp_path / "videos", tmp_path / "frames") == 0
+    assert sorted(os.listdir(made.parent)) == ["a", "how_made.json"]
     assert "nothing says how its frames were made" in capsys.readouterr().err
 
 
@@ -440,6 +446,8 @@ def test_a_wrong_table_is_found_before_any_work(tmp_path, capsys):
     ("options", "problem"),
     [
         (["--prefix", "image.jpg"], "does not number frames"),
+        (["--prefix", "x" * 300 + "%05d.jpg"], "does not number frames"),
+        (["--file_list", "x" * 300], "x: cannot be read (File name too long)"),
         (["--frame_rate", "0"], "frame rate 0"),
         (["--height", "0"], "height 0"),
         (["--jpeg_quality", "101"], "JPEG quality 101"),

@@ -11,7 +11,16 @@ import torch
 import main
 from tests.conftest import SMALL_OPTIONS, call, run_script
 
-FILES = {"log.csv", "args.txt", "metrics.jsonl", "events.out", "curves.png", "ckpt.pth.tar", "ckpt.best.pth.tar"}
+FILES = {
+    ".lock",
+    "log.csv",
+    "args.txt",
+    "metrics.jsonl",
+    "events.out",
+    "curves.png",
+    "ckpt.pth.tar",
+    "ckpt.best.pth.tar",
+}
 
 
 @pytest.fixture

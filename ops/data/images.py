@@ -7,6 +7,7 @@ that no frame has are found in the header, before the pixels take up memory.
 
 import io
 import os
+import stat
 import warnings
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 64 * 1024 * 1024
+MAX_BYTES = 4 * MAX_PIXELS
 MAX_ASPECT = 100  # long side over short side; resizing the short side of a thinner image would need gigabytes
 _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not those that start other programs
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -71,6 +73,9 @@ def jpeg_header(content: bytes) -> JpegHeader | None:
 
 def _read_checked(path: str | os.PathLike) -> tuple[bytes, JpegHeader | None]:
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:  # a pipe waits for ever, a device never ends
+            raise BadFrame(f"{path}: not a file, or one of {status.st_size:,} bytes")
         with open(path, "rb", buffering=0) as file:
             content = file.read()
     except OSError as error:

@@ -7,7 +7,6 @@ SPLIT_depends_on, a JSON object.
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ops.data.dataset import BACKENDS, VideoDataset
 from ops.early_exit.thresholds import Weights, model_sizes
 from ops.runner import evaluation_batches
 from ops.utils import distributed
+from ops.utils.errors import first_line
 from ops.utils.files import whole_file
 from ops.utils.session import Run
 
@@ -41,7 +41,7 @@ def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weight
     with distributed.fail_together():
         if distributed.is_main_process():
             depends_on = dependencies(model, dataset, weights.sha256, run.options.eval_precision)
-            kept = _read(path, dataset.split, depends_on, run.log.line)
+            kept = _read(path, dataset, depends_on, run.log.line)
     if distributed.broadcast_object(kept is not None):
         return kept
     computed = compute(model, dataset, evaluation_batches(run, dataset, f"Exit logits, {dataset.split}"))
@@ -89,18 +89,29 @@ def compute(model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.
     return {name: distributed.gather_rows(values, indices, len(dataset)) for name, values in collected.items()}
 
 
-def _read(path: Path, split: str, depends_on: Mapping[str, Any], say: Callable[[str], None]) -> Tensor | None:
-    arrays = _arrays(path, say)
+def _read(
+    path: Path, dataset: VideoDataset, depends_on: Mapping[str, Any], say: Callable[[str], None]
+) -> Tensor | None:
+    arrays, split = _arrays(path, say), dataset.split
     if f"{split}_depends_on" not in arrays:
         return None
-    before = json.loads(str(arrays[f"{split}_depends_on"]))
+    try:
+        before = dict(json.loads(str(arrays[f"{split}_depends_on"])))
+        logits = arrays[f"{split}_logits"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        say(f"{path} is damaged ({first_line(error)}); computing the {split} logits again")
+        return None
     changed = [name for name in {**before, **depends_on} if before.get(name) != depends_on.get(name)]
     if changed:
         changes = ", ".join(f"{name} {_short(before.get(name))} -> {_short(depends_on.get(name))}" for name in changed)
         say(f"{path}: the {split} logits are not of this run ({changes}); computing them again")
         return None
+    expected = (len(dataset), depends_on["num_focus_segments"] + 1, depends_on["num_classes"])
+    if logits.dtype != np.float32 or logits.shape != expected or not np.isfinite(logits).all():
+        say(f"{path} is damaged: its {split} logits are not {expected} finite numbers; computing them again")
+        return None
     say(f"{path} has the {split} logits of this checkpoint and these options: only the curves are computed")
-    return torch.from_numpy(arrays[f"{split}_logits"])
+    return torch.from_numpy(logits)
 
 
 def _write(path: Path, dataset: VideoDataset, found: Mapping[str, Tensor], depends_on: Mapping[str, Any]) -> None:
@@ -122,8 +133,8 @@ def _arrays(path: Path, say: Callable[[str], None]) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        say(f"{path} cannot be read ({error}); computing the logits again")
+    except Exception as error:  # NumPy and zipfile raise a dozen types on damaged bytes, MemoryError among them
+        say(f"{path} cannot be read ({first_line(error)}); computing the logits again")
         return {}
 
 

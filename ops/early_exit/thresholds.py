@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from models.uni_adafocus import UniAdaFocus
-from ops.early_exit.curve import ExitCurves, ExitPoint
+from ops.early_exit.curve import CRITERIA, ExitCurves, ExitPoint
 from ops.report.files import write_csv, write_json
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line
 
 # What logits and thresholds depend on besides the weights, by the names of the options.
 MODEL_SIZES = (
@@ -105,13 +105,13 @@ def read_thresholds(path: Path, p: int, model: UniAdaFocus, checkpoint_hash: str
     """
     try:
         content = json.loads(path.read_bytes())
-        criterion, sizes, kept_hash = content["criterion"], content["model"], content["checkpoint"]["sha256"]
-        rows = {point["p"]: point["thresholds"] for point in content["points"]}
+        criterion, sizes, kept_hash = content["criterion"], dict(content["model"]), str(content["checkpoint"]["sha256"])
+        rows = {int(point["p"]): point["thresholds"] for point in content["points"]}
         checkpoint = content["checkpoint"]["path"]
     except FileNotFoundError:
         raise UserError(f"thresholds {path} do not exist: make them with test_early_exit_uni_adafocus.py") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no thresholds of early exit ({error!r})") from error
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path} holds no thresholds of early exit ({first_line(error)})") from error
     here = model_sizes(model)
     other = [f"{name} {sizes.get(name)}, here {size}" for name, size in here.items() if sizes.get(name) != size]
     if other:
@@ -123,6 +123,12 @@ def read_thresholds(path: Path, p: int, model: UniAdaFocus, checkpoint_hash: str
         )
     if p not in rows:
         raise UserError(f"thresholds {path} have no operating point {p}: choose one of {', '.join(map(str, rows))}")
-    thresholds = np.array([np.inf if value is None else value for value in rows[p]], dtype=np.float32)
+    try:
+        thresholds = np.array([np.inf if value is None else float(value) for value in rows[p]], dtype=np.float32)
+        right = criterion in CRITERIA and len(thresholds) == model.num_focus_segments + 1 and thresholds.min() > -np.inf
+    except (ValueError, TypeError, OverflowError):  # NaN is above nothing either
+        right = False
+    if not right:
+        raise UserError(f"{path} is damaged: operating point {p} by {criterion!r:.20} has no threshold for each exit")
     thresholds[-1] = -np.inf
     return thresholds, criterion

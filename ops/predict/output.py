@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ops.predict.predictor import Failure, Outcome, Prediction
+from ops.report.files import no_formula
 from ops.utils.errors import UserError
 from ops.utils.failure_list import printable
 from ops.utils.files import whole_file
@@ -78,16 +79,18 @@ def as_json(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
 
 
 def as_csv(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
-    """`CSV_COLUMNS`; a row for each class of a video's prediction, rank 1 the likeliest, and one for each failure."""
+    """`CSV_COLUMNS`; a row for each class of a video's prediction, rank 1 the likeliest, and one for each failure. No
+    cell is a formula to a spreadsheet."""
     text = io.StringIO()
     rows = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     rows.writeheader()
     for item in as_objects(outcomes, class_names):
         if "error" in item:
-            rows.writerow(item)
+            rows.writerow({name: no_formula(cell) for name, cell in item.items()})
         for rank, likely in enumerate(item.get("predictions", ()), start=1):
             row = item | likely | {"rank": rank}
-            rows.writerow(row | {name: f"{row[name]:.{digits}f}" for name, digits in CSV_DIGITS.items()})
+            row |= {name: f"{row[name]:.{digits}f}" for name, digits in CSV_DIGITS.items()}
+            rows.writerow({name: no_formula(cell) for name, cell in row.items()})
     return text.getvalue().encode(errors="surrogateescape")
 
 

@@ -17,10 +17,12 @@ from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Outcome, Predictor
 from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.utils.failure_list import printable
+from ops.utils.signals import leaving_on_sigterm
 from ops.video.frame_folders import FrameSettings
 from ops.video.opencv import silence_decoders
 
 
+@leaving_on_sigterm()
 def predict(options: argparse.Namespace) -> int:
     """Predict as the options of `predict.py` say. Returns the exit code; wrong input is a UserError."""
     for target in filter(None, (options.json, options.csv)):

@@ -11,11 +11,9 @@ For one folder the picture is its curves.png, unless --output says otherwise; tr
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # started by its path: look for modules in the repository, not in ops/
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -27,9 +25,9 @@ from matplotlib.ticker import MaxNLocator
 from ops.losses import LOSS_NAMES
 from ops.report.style import FONT, fitted, new_figure, plain_axes, save_png
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
+from ops.utils.logger import METRICS_FILE, Records, read_records
 
-Records = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
-METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.png"
+CURVES_FILE = "curves.png"
 MAIN_METRICS = ("mAP", "Acc_pred@1")
 # Told apart by colour-blind readers too (Okabe and Ito); with more lines they come again, dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -47,25 +45,6 @@ def draw_run(folder: Path) -> Path | None:
         return None
     save_png(folder / CURVES_FILE, curves_figure({folder.name: records}))
     return folder / CURVES_FILE
-
-
-def read_records(path: Path) -> Records:
-    """The epochs of a metrics.jsonl. A last line that was cut off is left out; UserError, with the line, for others."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not valid UTF-8"
-        raise UserError(f"{path}: cannot be read ({reason}); give the folder of a run") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            records.append(record | {"epoch": int(record["epoch"]), "train": dict(record["train"])})
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise UserError(f"{path}:{number}: not a record of an epoch; take the line out") from None
-    return records
 
 
 def curves_figure(runs: Mapping[str, Records]) -> Figure:

@@ -28,7 +28,12 @@ def save_predictions(path: Path, dataset: VideoDataset, logits: Tensor) -> None:
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     """The rows, of which the first has the names of the columns."""
     with whole_file(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        csv.writer(text, lineterminator="\n").writerows(map(no_formula, row) for row in rows)
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a table, with a ' before what a spreadsheet would compute: names may begin as formulas do."""
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(("=", "+", "-", "@")) else cell
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,11 +13,11 @@ from ops.data.transforms import evaluation_frames
 from ops.engine import Evaluated
 from ops.inference import prepare_for_inference
 from ops.report import classes
-from ops.report.curves import METRICS_FILE, draw_run
+from ops.report.curves import draw_run
 from ops.report.inspection import inspect_videos
 from ops.report.inspection_figure import inspection_figure
 from ops.utils import distributed
-from ops.utils.logger import RunLogger
+from ops.utils.logger import METRICS_FILE, RunLogger
 from ops.utils.session import Run
 
 COMPARED = 8  # videos whose predictions below float32 are compared with float32's

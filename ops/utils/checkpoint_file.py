@@ -10,8 +10,9 @@ import math
 import numbers
 import pickle
 import re
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,6 @@ from torch import Tensor
 from ops.utils.errors import UserError, first_line
 
 PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
-_UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
-    *(RuntimeError, EOFError, ValueError, OSError, KeyError, AttributeError),  # NotImplementedError is a RuntimeError
-)
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class Checkpoint:
     step: int  # steps done in the next one
     losses: tuple[list[float], int] | None  # sums over these steps, and their number
     best: float | None  # the best main metric, percent
-    optimizer: Mapping[str, Any] | None
-    scaler: Mapping[str, Any] | None
+    momenta: list[Tensor | None] | None  # of each parameter of the optimizer, in its order
+    scaler: Mapping[str, float] | None
     videos: int | None  # in the training split
     random_states: tuple[Tensor, ...]  # PyTorch's, of every process
     options: Mapping[str, Any]
@@ -57,9 +54,12 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         _check_archive(path)
-        with torch.serialization.safe_globals(_harmless_numpy()):
+        with torch.serialization.safe_globals(_harmless_numpy()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch.load finds odd in a file; one line says it
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UserError:
+        raise
+    except Exception as error:  # unpicklers raise a dozen types on damaged bytes, IndexError and MemoryError among them
         raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of this program: it holds no `state_dict` of tensors")
@@ -70,8 +70,8 @@ def read(path: Path) -> Checkpoint:
             return default
         try:
             return convert(value)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"checkpoint {path} is damaged: its `{name}` {error}") from error
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last of tensors of odd kinds
+            raise UserError(f"checkpoint {path} is damaged: its `{name}` {first_line(error)}") from error
 
     return Checkpoint(
         path=path,
@@ -80,7 +80,7 @@ def read(path: Path) -> Checkpoint:
         step=field("step", _count, 0),
         losses=field("losses", _loss_totals),
         best=field("best_acc1", _finite),
-        optimizer=field("optimizer", _mapping),
+        momenta=field("optimizer", _momenta),
         scaler=field("scaler", _scaler),
         videos=field("videos", _count),
         random_states=field("random_states", _random_states, ()),
@@ -89,15 +89,19 @@ def read(path: Path) -> Checkpoint:
 
 
 def _weights(value: Any) -> dict[str, Tensor]:
-    for key, tensor in _mapping(value).items():
-        if not is_plain(tensor):
-            raise ValueError(f"holds something else than a plain tensor for {key}")
-    return {key.removeprefix(PREFIX): tensor for key, tensor in value.items()}
+    tensors = {key: _tensor(tensor, key) for key, tensor in _mapping(value).items()}
+    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
 
 
-def is_plain(value: Any) -> bool:
-    """Whether this is a dense tensor on the CPU."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+def _tensor(value: Any, name: object) -> Tensor:
+    """A dense tensor on the CPU, of finite real numbers all of which are in the file."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        raise ValueError(f"holds something else than a plain tensor for {name}")
+    if value.is_complex() or value.is_quantized or value.nbytes > value.untyped_storage().nbytes():
+        raise ValueError(f"holds no plain tensor of {list(value.shape)} real numbers for {name}")
+    if not value.isfinite().all():
+        raise ValueError(f"holds numbers that are not finite, first in {name} (or its training has diverged)")
+    return value.detach()
 
 
 def _count(value: Any) -> int:
@@ -107,15 +111,23 @@ def _count(value: Any) -> int:
 
 
 def _finite(value: Any) -> float:
-    number = float(value)  # published files have it as a tensor or a number of NumPy too
-    if isinstance(value, (str, bytes)) or not math.isfinite(number):
+    """A number, which published files have as a tensor or of NumPy, too."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = _tensor(value, "a number").item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not -math.inf < value < math.inf:
         raise ValueError(f"is {value!r:.60}, not a finite number")
-    return number
+    return float(value)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise ValueError("holds no values by name")
+    return value
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("is no list")
     return value
 
 
@@ -127,22 +139,36 @@ def _plain_values(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _scaler(value: Any) -> Mapping[str, Any]:
-    for name, number in _mapping(value).items():
-        if _finite(number) < 0:
-            raise ValueError(f"has a negative {name}")
+def _momenta(value: Any) -> list[Tensor | None]:
+    groups, states = _mapping(value).get("param_groups"), value.get("state")
+    if not isinstance(groups, (list, tuple)) or not isinstance(states, Mapping):
+        raise ValueError("holds no state of an optimizer")
+    parameters = [number for group in groups for number in _list(_mapping(group).get("params"))]
+    return [_momentum(states.get(_count(number)), number) for number in parameters]
+
+
+def _momentum(value: Any, number: int) -> Tensor | None:
+    momentum = None if value is None else _mapping(value).get("momentum_buffer")
+    return None if momentum is None else _tensor(momentum, f"parameter {number}")
+
+
+def _scaler(value: Any) -> Mapping[str, float]:
+    for name in _mapping(value) and ("scale", "growth_factor", "backoff_factor"):
+        if not 0 < _finite(value.get(name)) < 1e38:  # float32 can hold
+            raise ValueError(f"has a {name} of {value[name]}")
+    for name in value and ("growth_interval", "_growth_tracker"):
+        if _count(value.get(name)) >= 2**31:
+            raise ValueError(f"has a {name} of {value[name]}")
     return value
 
 
 def _loss_totals(value: Any) -> tuple[list[float], int]:
-    sums, steps = value
-    return [_finite(total) for total in sums], _count(steps)
+    sums, steps = _list(value)
+    return [_finite(total) for total in _list(sums)], _count(steps)
 
 
 def _random_states(value: Any) -> tuple[Tensor, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("is no list")
-    for state in value:
+    for state in _list(value):
         if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
             raise ValueError("holds something else than states of PyTorch's generator")
     return tuple(value)

@@ -3,6 +3,7 @@
 0 done, 1 finished with failures that are listed, 2 wrong use or input, 130 / 143 stopped by a signal after saving.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -70,4 +71,9 @@ def run_entry(main: Callable[[], int | None]) -> None:
         message = "error: the program that read the output has ended; redirect the output to a file to keep it"
         print(message, file=sys.stderr, flush=True)
         code = EXIT_WITH_FAILURES
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which even a look whether a file is there raises
+            raise
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+        code = EXIT_WRONG_INPUT
     sys.exit(code or EXIT_DONE)

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -24,8 +26,11 @@ _LOST_CONTACT = re.compile(
 
 
 @contextlib.contextmanager
-def explained(options: argparse.Namespace) -> Iterator[None]:
-    """Turn failures of the machine within the block into a UserError that says what to do; others pass unchanged."""
+def explained(options: argparse.Namespace, folder: Path) -> Iterator[None]:
+    """Turn failures of the machine within the block into a UserError that says what to do; others pass unchanged.
+
+    folder: of the run, where a training can go on from a checkpoint if there is one.
+    """
     try:
         yield
     except (UserError, BrokenPipeError):  # the latter is of the output, see `run_entry`
@@ -34,7 +39,10 @@ def explained(options: argparse.Namespace) -> Iterator[None]:
         message = explanation(error, options)
         if message is None:
             raise
-        raise UserError(f"{message}; the last checkpoint stays, go on with --resume auto") from error
+        training = not options.evaluate and not hasattr(options, "calibrate_on")
+        if training and os.path.exists(folder / "ckpt.pth.tar"):
+            message += "; the last checkpoint stays, go on with --resume auto"
+        raise UserError(message) from error
 
 
 def is_out_of_gpu_memory(error: Exception) -> bool:
@@ -63,8 +71,12 @@ def explanation(error: Exception, options: argparse.Namespace) -> str | None:
         )
     if dist.is_initialized() and (isinstance(error, dist.DistBackendError) or _LOST_CONTACT.search(text)):
         missing = distributed.missing_ranks()
-        who = f"process {', '.join(map(str, missing))}" if missing else "another process"
-        return f"process {distributed.rank()} lost {who} ({first_line(error)[-160:]}); look at that process's messages"
+        if not missing:
+            return f"process {distributed.rank()} lost another process ({first_line(error)[-160:]}); see its messages"
+        lost = ", ".join(map(str, missing))
+        return (
+            f"process {distributed.rank()} lost process {lost}, which has ended or hangs: see the messages of that one"
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror}: {error.filename or 'a file'}"
     return None

@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 from ops.utils.errors import UserError
 
+BESIDE = ".writing"  # ends the names of files that are being written
+
 
 def read_utf8(path: Path, what: str) -> bytes:
     """The text of a file without its byte-order mark. UserError, with the line, where it cannot be read as UTF-8.
@@ -25,13 +27,19 @@ def read_utf8(path: Path, what: str) -> bytes:
     return content
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes of a run left in its folder."""
+    for path in folder.glob(f".*{BESIDE}"):
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, beside `path`, which takes that name when the block ends well and is gone when it does not.
 
     Raises UserError where it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{BESIDE}")
     try:
         try:
             with open(beside, "wb") as file:

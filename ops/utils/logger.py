@@ -3,32 +3,38 @@
 log.csv        the console lines of training; log_eval.csv those of an evaluation
 args.txt       the options, one `name: value` a line
 metrics.jsonl  one JSON object per epoch
+.lock          held by the run that writes there
 events.*       TensorBoard: every loss term, learning rate, speed and metric, and pictures of what the network looks at
 
 Only the main process prints and writes; the others have a logger that does nothing.
 """
 
 import contextlib
+import errno
+import fcntl
 import itertools
 import json
 import os
+import platform
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
 from ops.utils.errors import UserError
-from ops.utils.files import whole_file
+from ops.utils.files import remove_leftovers, whole_file
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.figure import Figure
 
+METRICS_FILE = "metrics.jsonl"
+Records = Sequence[Mapping[str, Any]]  # its lines
 RUN_FILES = (
-    "log*.csv", "args.txt", "metrics.jsonl", "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
+    "log*.csv", "args.txt", METRICS_FILE, "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
     "ablation.csv", "policy_report.json", "early_exit*", "exit_logits.npz",
 )  # fmt: skip
 
@@ -42,19 +48,26 @@ class RunLogger:
         self.log_name = "log.csv"
         self._early_lines: list[str] | None = []  # until the folder may be written to; then None
         self._writer = None
+        self._lock: TextIO | None = None
         self._on_terminal = active and sys.stderr.isatty()
 
-    def open(self, log_name: str = "log.csv", first_epoch: int | None = None) -> None:
-        """Make the folder, and write the lines so far to its log file `log_name`.
+    def open(self, log_name: str = "log.csv", first_epoch: int | None = None, anew: bool = False) -> None:
+        """Make the folder, keep other runs out of it until `close`, and write the lines so far to its file `log_name`.
 
         first_epoch: of a training; TensorBoard then hides what the folder has of this epoch and later ones. None: of
         no training, and everything stays.
+        anew: move what an earlier run left there aside.
+        Raises UserError where it cannot be written or is in use.
         """
         self.log_name, self.first_epoch = log_name, first_epoch
         if not self.active:
             return
         with _writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
+            remove_leftovers(self.folder)
+            if anew and (aside := set_earlier_run_aside(self.folder)):
+                self.line(f"An earlier run's files are now in {aside}")
             with self._log_file() as file:
                 file.writelines(f"{line}\n" for line in self._early_lines or ())
         self._early_lines = None
@@ -82,19 +95,17 @@ class RunLogger:
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record, which holds `epoch`, to metrics.jsonl."""
         if self.active:
-            with _writable(self.folder), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            with _writable(self.folder), open(self.folder / METRICS_FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def forget_epochs_from(self, epoch: int) -> None:
         """Drop the records of an epoch and later ones from metrics.jsonl: they are about to be run again."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS_FILE
         if not self.active or not path.is_file():
             return
-        with _writable(self.folder):
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < epoch]
-            with whole_file(path) as file:
-                file.write("".join(kept).encode())
+        kept = [record for record in read_records(path) if record["epoch"] < epoch]
+        with whole_file(path) as file:
+            file.write("".join(f"{json.dumps(record)}\n" for record in kept).encode())
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add values to TensorBoard under prefix/name."""
@@ -136,16 +147,48 @@ class RunLogger:
         return tqdm(batches, desc=description, total=total, leave=False, dynamic_ncols=True)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard, and let other runs into the folder."""
         if self._writer is not None:
             try:
                 with _writable(self.folder):
                     self._writer.close()
             finally:
                 threading.excepthook = threading.__excepthook__
+        if self._lock is not None:
+            self._lock.close()
 
     def _log_file(self):
         return open(self.folder / self.log_name, "a", encoding="utf-8")
+
+
+def read_records(path: Path) -> Records:
+    """The epochs of a metrics.jsonl. A last line that was cut off is left out; UserError, with the line, for others."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not valid UTF-8"
+        raise UserError(f"{path}: cannot be read ({reason}); give the folder of a run") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(_record(line))
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise UserError(f"{path}:{number}: not a record of an epoch; take the line out") from None
+    return records
+
+
+def _record(line: str) -> dict[str, Any]:
+    record = json.loads(line)
+    if not 0 <= record["epoch"] < 10**9:
+        raise ValueError
+    figures: dict[str, Any] = {"epoch": int(record["epoch"])}
+    if "lr" in record:
+        figures["lr"] = float(record["lr"])
+    for part in {"train", "val"} & record.keys():
+        figures[part] = {name: float(value) for name, value in record[part].items()}
+    return record | figures
 
 
 def _quiet_about_tensorboard(error: threading.ExceptHookArgs) -> None:
@@ -161,6 +204,28 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write logs to {folder}: {error.strerror or error} (--root_log)") from error
+
+
+def _lock(folder: Path) -> TextIO:
+    """The lock of a run's folder, held until it is closed. Raises UserError where another run holds it.
+
+    It dies with this process alone: a record lock is not inherited by data workers, which may outlive it for seconds.
+    """
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            file.seek(0)
+            raise UserError(
+                f"{folder} is in use by another run ({file.read(200).strip()}): wait for it, or give this one another "
+                "--root_log"
+            ) from error
+        # Otherwise the file system knows no locks: then nothing keeps two runs apart.
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
 
 
 def set_earlier_run_aside(folder: Path) -> Path | None:

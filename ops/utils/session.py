@@ -36,7 +36,7 @@ def start(options: argparse.Namespace) -> Iterator[Run]:
         log = RunLogger(run_folder(options), distributed.is_main_process())
         run = Run(options, device, log, stop)
         try:
-            with faults.explained(options):
+            with faults.explained(options, log.folder):
                 yield run
         except Stopped as stopped:
             log.line(str(stopped))

@@ -1,9 +1,11 @@
 """Leaving in good order when the scheduler (SIGTERM) or the user (Ctrl-C) says so."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 import torch
@@ -21,6 +23,16 @@ class Stopped(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
+
+
+@contextlib.contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, by an exception, so that what is temporary is removed; exit code 143."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:

@@ -1,5 +1,6 @@
 """What goes wrong with one video, and what to do about it."""
 
+import stat
 from pathlib import Path
 
 INSTALL_FFMPEG = "install ffmpeg (apt-get install ffmpeg), then run this again"
@@ -17,8 +18,11 @@ class NotPlain(VideoError):
 
 
 def check_readable(path: Path) -> None:
-    """Raises VideoError for a file that cannot be opened or is empty, as decoders say less about it."""
+    """Raises VideoError for what cannot be opened or is empty, as decoders say less about it, and for a pipe, on which
+    they would wait for ever."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise VideoError("is not a file")
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:

@@ -28,6 +28,7 @@ DEFAULT_HEIGHT = 360
 DEFAULT_JPEG_QUALITY = 18  # of OpenCV: files about as large as the published ones
 _UNFINISHED = ".unfinished"
 _ATTEMPTS = 100  # to remove a folder that the ffmpeg of a killed run still writes into; it ends when the folder is gone
+_LONGEST = 100  # letters of a template; file systems take 255 bytes
 _NUMBER = re.compile(r"%(?:0(\d))?d|\{(?::0(\d)d|:d|)\}")
 
 
@@ -44,8 +45,8 @@ class FrameTemplate:
         """Read `image_%05d.jpg` or `image_{:05d}.jpg`. Raises UserError where it is neither."""
         found = _NUMBER.search(text)
         rest = text[: found.start()] + text[found.end() :] if found else text
-        if not found or any(character in rest for character in "%{}/\\\0") or text.startswith("."):
-            raise UserError(f"frame template {text!r} does not number frames: write it like image_%05d.jpg")
+        if not found or any(part in rest for part in "%{}/\\\0") or text.startswith(".") or len(text) > _LONGEST:
+            raise UserError(f"frame template {text!r:.99} does not number frames: write it like image_%05d.jpg")
         if not text.lower().endswith((".jpg", ".jpeg")):
             raise UserError(f"frame template {text!r}: frames are JPEG files; let it end in .jpg")
         return cls(text[: found.start()], int(found[1] or found[2] or 1), text[found.end() :])

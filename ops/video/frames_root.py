@@ -30,7 +30,11 @@ def prepare_root(root: Path, settings: FrameSettings, holds_frames: bool) -> Non
     path, ours = root / SETTINGS_FILE, settings.recorded()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob(f".{SETTINGS_FILE}.*"):  # by a killed run
+            left.unlink(missing_ok=True)
         theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if theirs is not None and not isinstance(theirs, dict):
+            raise ValueError
         if theirs is not None and not os.access(root, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except ValueError:

@@ -1,5 +1,6 @@
 """ops/early_exit/logits.py: logits are kept, and computed again when what they depend on changed."""
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from ops.utils.errors import UserError
 from ops.utils.session import Run
 from ops.utils.signals import StopRequest
 
-MODEL = {name: number for number, name in enumerate(MODEL_SIZES)}
+MODEL = {name: number for number, name in enumerate(MODEL_SIZES)} | {"num_focus_segments": 2, "num_classes": 4}
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def computed(monkeypatch) -> list[str]:
 
     def compute(model, dataset, *_):
         splits.append(dataset.split)
-        logits = torch.full((len(dataset), 3, 4), float(len(splits)))
+        logits = torch.full((len(dataset), model.num_focus_segments + 1, model.num_classes), float(len(splits)))
         return {"logits": logits, "focus_indices": torch.zeros(len(dataset), 2).long()}
 
     monkeypatch.setattr(exit_logits, "compute", compute)
@@ -111,15 +112,45 @@ def test_another_precision_has_its_logits_computed(get, computed):
     assert computed == ["val", "val"]
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: b"", lambda content: b"nonsense"])
+def _with(**arrays: object):
+    """Damage to the content: other arrays, or none where they are None."""
+
+    def damage(content: bytes) -> bytes:
+        with np.load(io.BytesIO(content)) as file:
+            kept = {name: file[name] for name in file.files} | arrays
+        np.savez(changed := io.BytesIO(), **{name: array for name, array in kept.items() if array is not None})
+        return changed.getvalue()
+
+    return damage
+
+
+def _array(content: bytes) -> bytes:
+    np.save(alone := io.BytesIO(), np.zeros(3))
+    return alone.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-30], lambda content: b"", lambda content: b"nonsense", lambda content: b"\x80",
+        lambda content: content.replace(b"<f4", b"<q9"), _array,
+        lambda content: content[:1000] + bytes(100) + content[1100:],
+        *(_with(val_depends_on=np.array(text)) for text in ("", "7", "null", "[1]", "[" * 10**5)),
+        _with(val_depends_on=np.zeros(3)), _with(val_logits=None), _with(val_logits=np.zeros((5, 3), np.float32)),
+        _with(val_logits=np.zeros((4, 3, 4), np.float32)), _with(val_logits=np.zeros((5, 3, 4))),
+        _with(val_logits=np.full((5, 3, 4), np.nan, np.float32)), _with(val_logits=np.array("text")),
+        _with(val_logits=np.array([{}], dtype=object)),
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_replaced(damage, get, computed, tmp_path):
-    get()
+    get("train"), get()
     path = tmp_path / FILE_NAME
     path.write_bytes(damage(path.read_bytes()))
     get()
-    assert computed == ["val", "val"] and "cannot be read" in get.said[0]
+    assert computed == ["train", "val", "val"]
+    assert all(word in get.said[0] for word in (FILE_NAME, "computing")) and "\n" not in get.said[0]
     get()
-    assert computed == ["val", "val"]
+    assert computed == ["train", "val", "val"]
 
 
 def test_logits_that_are_not_finite_are_an_error_with_the_video_and_not_kept(get, monkeypatch, tmp_path):

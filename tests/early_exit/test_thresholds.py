@@ -61,10 +61,28 @@ def test_a_file_that_is_absent_or_something_else_is_one_line(path, small_model):
         read_thresholds(path.with_name("nowhere.json"), 3, small_model, "a" * 64)
     with pytest.raises(UserError, match="no operating point 20: choose one of 1, 2"):
         read_thresholds(path, 20, small_model, "a" * 64)
-    for text in ("", "[]", "{}", '{"criterion": 1'):
+    for text in ("", "[]", "{}", '{"criterion": 1', "null", "\0", "[" * 10**5):
         path.write_text(text)
         with pytest.raises(UserError, match="holds no thresholds"):
             read_thresholds(path, 3, small_model, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"criterion": "luck"}, {"criterion": []}, {"model": None}, {"model": 3}, {"checkpoint": {"sha256": None}},
+        {"points": None}, {"points": [1]}, {"points": [{"p": []}]}, {"points": [{"p": float("inf"), "thresholds": []}]},
+        *({"points": [{"p": 3, "thresholds": row}]} for row in (
+            None, 1, [], [1.0], [1.0] * 4, ["a", 1, None], [[1], 1, None], [float("nan"), 1.0, None], {"a": 1},
+            [1.0, float("-inf"), None], [10**400, 1.0, None],
+        )),
+    ],
+)  # fmt: skip
+def test_damaged_thresholds_are_one_line(damage, path, small_model):
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(UserError, match=r"early_exit_entropy\.json") as caught:
+        read_thresholds(path, 3, small_model, "a" * 64)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_curve_is_a_table_with_a_row_for_each_point(points, tmp_path):

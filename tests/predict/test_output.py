@@ -47,6 +47,15 @@ def test_a_long_name_does_not_widen_every_row():
     assert table.rows(Prediction(long, [0], [1.0], 0, 1.0, 1.0)).startswith("x" * 200 + "  ")
 
 
+def test_no_cell_of_the_csv_is_a_formula():
+    outcomes = [
+        Prediction(Path("=cmd|' /C calc'!A0.mp4"), [0], [1e-9], 1, 1.0, 1.0), Failure(Path("@a.mp4"), "-1 frames")
+    ]  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(as_csv(outcomes, ["+1"]).decode())))
+    assert [row["video"] for row in rows] == ["'=cmd|' /C calc'!A0.mp4", "'@a.mp4"]
+    assert (rows[0]["class"], rows[0]["probability"], rows[1]["error"]) == ("'+1", "0.000000", "'-1 frames")
+
+
 def test_json_is_a_list_with_an_object_for_each_outcome():
     objects = json.loads(as_json(OUTCOMES, NAMES))
     assert objects[0] == {

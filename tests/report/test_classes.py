@@ -66,6 +66,15 @@ def test_the_table_is_written_with_names_and_empty_cells(tmp_path):
     assert (tmp_path / "b.csv").read_text().splitlines()[0].split(",")[3] == "AP"
 
 
+def test_a_name_is_no_formula_to_a_spreadsheet(tmp_path):
+    names = ["=1+1", "+run", "-jump", " @row"]
+    write_per_class(tmp_path / "a.csv", class_results(LOGITS, SINGLE, "accuracy", names), "accuracy")
+    with open(tmp_path / "a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["'=1+1", "'+run", "'-jump", "' @row"]
+    assert rows[0]["confused_with"] == "'+run" and rows[0]["videos"] == "2"
+
+
 def test_the_worst_class_comes_first_in_tensorboard_and_names_stay_text():
     names = ["a|b", "*bold*", "<b>", "_"]
     lines = per_class_table(class_results(LOGITS, SINGLE, "accuracy", names), "accuracy").splitlines()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ops.losses import LOSS_NAMES
-from ops.report.curves import curves_figure, draw_run, main, metric_names, read_records
+from ops.report.curves import curves_figure, draw_run, main, metric_names
 from ops.utils.errors import UserError
+from ops.utils.logger import read_records
 from tests.conftest import ROOT, call, run_script, the_error
 
 
@@ -85,9 +86,16 @@ def test_the_curves_go_into_the_folder_of_the_run_where_there_are_epochs(tmp_pat
 def test_a_line_that_was_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_path):
     path = write(tmp_path, records(2), end='\n{"epoch": 2, "tr') / "metrics.jsonl"
     assert [record["epoch"] for record in read_records(path)] == [0, 1]
-    path.write_text('{"epoch": 0, "train": {}}\nnot a record\n{"epoch": 1, "train": {}}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl:2: not a record"):
-        read_records(path)
+    for damage in (
+        "not a record", "[]", "7", "null", "{}", '{"epoch": null}', '{"epoch": Infinity}', '{"epoch": "1"}',
+        '{"epoch": -1}', f'{{"epoch": 1{"0" * 400}}}', '{"epoch": 1, "lr": null}', '{"epoch": 1, "train": null}',
+        '{"epoch": 1, "val": {"loss": null}}', '{"epoch": 1, "val": {"loss": []}}', "[" * 10**5, "\0",
+    ):  # fmt: skip
+        path.write_text('{"epoch": 0, "train": {}}\n' + damage + '\n{"epoch": 1, "train": {}}\n')
+        with pytest.raises(UserError, match=r"metrics.jsonl:2: not a record"):
+            read_records(path)
+    path.write_text('{"epoch": 0, "lr": Infinity, "train": {"loss": -Infinity, "cat": 1e38}, "val": {"mAP": NaN}}\n')
+    assert draw_run(tmp_path) == tmp_path / "curves.png"
 
 
 def test_the_command_draws_one_run_or_compares_several(tmp_path, capsys):

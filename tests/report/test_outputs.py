@@ -136,7 +136,7 @@ def test_a_checkpoint_from_elsewhere_damages_no_files_of_the_run_in_the_log_fold
     assert {path: path.read_bytes() for path in kept} == kept
     # Where there is no run, the plain name is free.
     assert call(main.main, *run.options, "--evaluate", "--resume", elsewhere, "--root_log", tmp_path / "new") == 0
-    assert {path.name for path in (tmp_path / "new" / FOLDER).iterdir()} == {"log_eval.csv", "per_class.csv"}
+    assert {path.name for path in (tmp_path / "new" / FOLDER).iterdir()} == {".lock", "log_eval.csv", "per_class.csv"}
 
 
 def test_a_new_run_sets_tables_and_curves_aside(tmp_path):

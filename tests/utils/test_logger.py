@@ -1,7 +1,9 @@
 """What a run writes, and what it does not lose."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -18,7 +20,10 @@ def test_lines_go_to_the_console_and_the_log(tmp_path, capsys):
     logger = RunLogger(tmp_path / "run")
     logger.line("one")
     assert not (tmp_path / "run").exists()  # a run that ends with an error before it has begun leaves nothing
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".curves.png.123.writing").touch()  # of a killed run
     logger.open("log_eval.csv")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "log_eval.csv"}
     logger.line("two", progress=True)
     assert capsys.readouterr().out == "one\ntwo\n" == (tmp_path / "run" / "log_eval.csv").read_text()
 
@@ -33,6 +38,13 @@ def test_epochs_that_are_run_again_are_recorded_once(tmp_path):
     logger.epoch({"epoch": 2, "first": False})
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(record["epoch"], record["first"]) for record in records] == [(0, True), (1, True), (2, False)]
+
+
+def test_a_damaged_record_is_named_before_a_run_goes_on(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1, \0\n{"epoch": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: not a record"):
+        RunLogger(tmp_path).forget_epochs_from(2)
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3
 
 
 def test_a_logger_of_another_process_does_nothing(tmp_path, capsys):
@@ -57,6 +69,38 @@ def test_an_earlier_run_is_moved_aside_each_time_into_a_folder_of_its_own(tmp_pa
     assert (tmp_path / "earlier_1" / "metrics.jsonl").read_text() == "1"
     assert (tmp_path / "notes.txt").exists() and not (tmp_path / "metrics.jsonl").exists()
     assert set_earlier_run_aside(tmp_path) is None
+
+
+@contextlib.contextmanager
+def another_run_in(folder):
+    """Another process that writes to a run's folder; yields its number. Its child, as data workers may, outlives it."""
+    (ready, tell), (waiting, over) = os.pipe(), os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(over)
+        logger = RunLogger(folder)
+        logger.open()
+        os.fork()
+        os.write(tell, b"1")
+        os.read(waiting, 1)  # until all is over
+        os._exit(0)
+    os.read(ready, 1)
+    yield process
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    RunLogger(folder).open(anew=True)
+    for handle in (ready, tell, waiting, over):
+        os.close(handle)
+
+
+def test_a_second_run_leaves_the_folder_alone_as_long_as_the_first_one_lives(tmp_path):
+    with another_run_in(tmp_path) as process:
+        (tmp_path / "metrics.jsonl").write_text("of the first")
+        for name in ("log.csv", "log_eval.csv"):
+            with pytest.raises(UserError, match=rf"{tmp_path} is in use by another run \(process {process} on "):
+                RunLogger(tmp_path).open(name, anew=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "log.csv", "metrics.jsonl"]
+    assert (tmp_path / "earlier_1" / "metrics.jsonl").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """Plain videos read with OpenCV; what else there is is refused. The interlaced files were made by ffmpeg."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,9 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, ending):
 def test_what_is_no_video_is_said_in_words(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("hello " * 100)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="is not a file"):
+        PlainVideo(tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match="is an empty file"):
         PlainVideo(tmp_path / "empty.mp4")
     with pytest.raises(VideoError, match=r"cannot be read .No such file"):

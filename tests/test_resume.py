@@ -59,9 +59,12 @@ def _records(root) -> list[dict]:
 
 
 def stop_with_workers() -> None:
-    """SIGTERM to this process and its data workers, as launchers, Slurm and `timeout` send it to all of a group."""
-    for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
-        os.kill(process.pid, signal.SIGTERM)
+    """SIGTERM to this process and its data workers, as launchers, Slurm and `timeout` send it to all of a group; from
+    another process, since workers end quietly when their parent sends it."""
+    workers = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers), str(os.getpid())], check=True)
+    for worker in workers:
+        worker.join(0.2)  # which returns when it has ended, as it should not
 
 
 def _interrupt_after(monkeypatch, steps: int, how) -> None:

@@ -90,7 +90,7 @@ def refused_or_sound(folder) -> bool:
     return True
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_value_anywhere_is_refused_or_used_as_it_is(seed, content, tmp_path):
     draw, everywhere = random.Random(seed), list(places(content))
     for _ in range(150):
@@ -131,7 +131,7 @@ def test_damaged_bytes_fall_back_to_the_checkpoint_before(legacy, content, tmp_p
     draw = random.Random(legacy)
     (tmp_path / "ckpt.1.pth.tar").write_bytes(saved(content))
     whole = saved(content, _use_new_zipfile_serialization=not legacy)
-    for _ in range(150):
+    for _ in range(60):
         damaged, place = bytearray(whole), draw.randrange(len(whole))
         match draw.randrange(4):
             case 0:

@@ -71,6 +71,7 @@ def _number(holds: Callable[[float], bool], wrong: str) -> Callable[[str], float
 
 positive = _number(lambda value: 0 < value < math.inf, "is not above 0")
 _minutes = _number(lambda value: 0 < value <= 7 * 24 * 60, "is not above 0 and at most a week")
+_finite = _number(math.isfinite, "is not finite")
 _not_negative = _number(lambda value: 0 <= value < math.inf, "is below 0")
 _share = _number(lambda value: 0 <= value < 1, "is not in 0 .. 1 (1 left out)")
 
@@ -146,7 +147,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
             f"--{name}_lr_ratio", type=_not_negative, default=default, help=f"{part}: its multiple of lr"
         )
     training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
-    training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
+    training.add_argument(
+        "--norm_ratio", type=_finite, default=1.0, help="weight of large patches; below 0 small ones are wanted"
+    )
     training.add_argument(
         "--seed", type=whole(0, 2**63 - 1), default=0, help="of everything drawn at random, workers included"
     )

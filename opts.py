@@ -13,22 +13,22 @@ from ops.utils.errors import EXIT_WRONG_INPUT, is_first_process
 
 # What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
 TOY_DEFAULTS = {
-    "pretrained": "none",
+    "pretrained": "toy",
     "num_segments": 16,
-    "num_glance_segments": 8,
-    "num_focus_segments": 4,
-    "input_size": 64,
-    "patch_size": 32,
+    "num_glance_segments": 4,
+    "num_focus_segments": 3,
+    "input_size": 128,
+    "patch_size": 64,
     "dropout": 0.0,
     "fc_dropout": 0.0,
-    "epochs": 8,
-    "batch_size": 8,
+    "epochs": 4,
+    "batch_size": 16,
     "lr": 0.001,
-    "global_lr_ratio": 4.0,
-    "stn_lr_ratio": 1.0,
-    "temporal_lr_ratio": 1.0,
-    "classifier_lr_ratio": 0.2,
-    "norm_ratio": 0.1,
+    "global_lr_ratio": 2.0,
+    "stn_lr_ratio": 2.0,
+    "temporal_lr_ratio": 10.0,
+    "classifier_lr_ratio": 3.0,
+    "norm_ratio": -0.5,
     "workers": 1,
 }
 
@@ -108,7 +108,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     model = parser.add_argument_group("model")
     _add_choice(model, "--glance_arch", ("mbv2", "res50"), "glance network")
     model.add_argument("--glance_ckpt_path", default="", help="ImageNet weights of the glance network, a file")
-    _add_choice(model, "--pretrained", ("imagenet", "none"), "where training starts from")
+    _add_choice(
+        model, "--pretrained", ("imagenet", "none", "toy"), "where training starts from; toy: see ops/toy/pretrain.py"
+    )
     model.add_argument("--num_segments", type=whole(1), default=48, help="frames per video, T")
     model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
     model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
@@ -238,7 +240,7 @@ def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
         group,
         "--amp_dtype",
         ("auto", "float16", "bfloat16"),
-        "float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs",
+        "float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs with it",
     )
     _add_choice(
         group,

@@ -139,7 +139,7 @@ def _draw(axes: Axes, title: str, series: Mapping[str, Sequence[tuple[int, float
     plain_axes(axes, FONT - 2)
     if legend and len(series) > 1:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}  # where no curve can be
-        axes.legend(**below, fontsize=FONT - 3, frameon=False, ncols=min(len(series), 4))
+        axes.legend(**below, fontsize=FONT - 3, frameon=False, ncols=min(len(series), 4), columnspacing=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,12 +23,12 @@ TOY_DEFAULTS = {
     "fc_dropout": 0.0,
     "epochs": 4,
     "batch_size": 16,
-    "lr": 0.001,
-    "global_lr_ratio": 2.0,
-    "stn_lr_ratio": 2.0,
-    "temporal_lr_ratio": 10.0,
-    "classifier_lr_ratio": 3.0,
-    "norm_ratio": -0.5,
+    "lr": 0.0003,
+    "global_lr_ratio": 0.5,
+    "stn_lr_ratio": 5.0,
+    "temporal_lr_ratio": 60.0,
+    "classifier_lr_ratio": 10.0,
+    "norm_ratio": -0.7,
     "workers": 1,
 }
 

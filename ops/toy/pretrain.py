@@ -11,7 +11,7 @@ The published recipe starts from ImageNet, and from random weights nothing is le
 the classes of the videos, whereas ImageNet's are not those of real videos: what is learned afterwards is when and where
 to look, and how to put together what was seen. Each tile of a still holds a badge, or something else, which has the
 uniform distribution as its target. The focus network sees single tiles, the glance network mosaics with a label for
-every cell of its map, so that it knows where things are.
+every cell of its map, so that it knows where things are; towards the end these are nearly as empty as frames.
 """
 
 import math
@@ -30,7 +30,7 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataset_config import get_dataset
-from models.backbones import GLANCE_ARCHITECTURES, build_focus_network, build_glance_network
+from models.backbones import GLANCE_ARCHITECTURES, STRIDE, build_focus_network, build_glance_network
 from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD
 from ops import checkpoint
 from ops.inference_cpu import computes_in_bfloat16
@@ -40,30 +40,45 @@ from ops.utils.checkpoint_file import PREFIX
 from ops.utils.errors import EXIT_DONE, run_entry
 from opts import OneLineParser, whole
 
-FOCUS_STEPS, GLANCE_STEPS = 200, 700
+FOCUS_STEPS, GLANCE_STEPS = 200, 800
 FOCUS_BATCH, GLANCE_BATCH = 32, 8
 FOCUS_RATE, GLANCE_RATE = 0.001, 0.003
 FRAME_HEIGHT = ToySettings().height  # badges have the sizes that they have in frames of this height
-_BADGES, _GREY = 0.75, 0.5  # shares of tiles with a badge, and of tiles with a grey disc, maybe below it
+_CROWDED, _SPARSE = 0.75, 0.1  # shares of tiles with a badge, at first and at last: hardly more than frames have
+_GREY = 0.15  # least share of tiles with a grey disc, about that of frames
 _ALIKE = 4  # stills with parts of the same background; batch norms must not see a batch of one
 _TESTED = 256  # stills
 
-Stills = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W], int64 [N, tiles, tiles] with -1 where there is no badge
+Stills = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W], and the distribution over the classes wanted, [N, tiles, tiles, C]
 
 
-def draw_stills(generator: np.random.Generator, count: int, tiles: int, side: int, classes: int) -> Stills:
-    """`count` stills of tiles x tiles squares of `side` pixels, each with a badge of the first `classes` or none."""
+def draw_stills(
+    generator: np.random.Generator, count: int, tiles: int, classes: int, badges: float = _CROWDED
+) -> Stills:
+    """Stills of tiles x tiles squares.
+
+    Args:
+        generator: everything is drawn from it.
+        count, tiles: how many stills, and of how many squares a side.
+        classes: the badges are of the first ones.
+        badges: the share of squares with a badge; somewhat fewer have a grey disc, maybe below the badge.
+    """
+    side = 64 if tiles == 1 else STRIDE  # pixels: a patch, or what a cell of the glance map stands for
     labels = generator.integers(classes, size=(count, tiles, tiles))
-    labels[generator.random(labels.shape) > _BADGES] = -1
+    labels[generator.random(labels.shape) > badges] = -1
+    targets = np.full((*labels.shape, classes), 1 / classes, np.float32)
     backgrounds = (moving_background(generator, _ALIKE, tiles * side, tiles * side) for _ in range(-(-count // _ALIKE)))
     stills = np.concatenate(list(backgrounds))[:count]
     for (number, row, column), label in np.ndenumerate(labels):
-        discs = [(None, PATTERNS[generator.integers(len(PATTERNS))])] if generator.random() < _GREY else []
-        for disc in [*discs, *([CLASSES[label]] if label >= 0 else [])]:
+        grey = (None, PATTERNS[generator.integers(len(PATTERNS))])
+        shown = [grey] if generator.random() < max(_GREY, 0.7 * badges) else []
+        for disc in [*shown, *([CLASSES[label]] if label >= 0 else [])]:
             size = min(draw_side(generator, FRAME_HEIGHT), side)
             x, y = generator.integers(side - size + 1, size=2)
             paste(stills[number], draw_disc(generator, *disc, size), column * side + x, row * side + y)
-    return torch.from_numpy(to_pixels(stills)).permute(0, 3, 1, 2), torch.from_numpy(labels)
+        if label >= 0:
+            targets[number, row, column] = np.arange(classes) == label
+    return torch.from_numpy(to_pixels(stills)).permute(0, 3, 1, 2), torch.from_numpy(targets)
 
 
 def train(network: nn.Module, head: nn.Linear, draw: Callable[[], Stills], steps: int, rate: float, name: str) -> None:
@@ -71,7 +86,7 @@ def train(network: nn.Module, head: nn.Linear, draw: Callable[[], Stills], steps
 
     Args:
         network, head: [N, 3, H, W] -> [N, D, h, w], and D -> classes.
-        draw: the stills of the next step.
+        draw: the stills of a step, by the share of the steps that lie behind.
         steps, rate: how many, and the highest learning rate.
         name: for the lines that say how far it is.
     """
@@ -80,11 +95,9 @@ def train(network: nn.Module, head: nn.Linear, draw: Callable[[], Stills], steps
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min((step + 1) / 10, 0.5 * (1 + math.cos(math.pi * step / steps)))
-        images, labels = draw()
-        logits = tile_logits(network, head, images, labels.shape[-1]).flatten(0, -2)
-        targets = F.one_hot(labels.clamp_min(0), logits.shape[-1]).float().flatten(0, -2)
-        targets[labels.flatten() < 0] = 1 / logits.shape[-1]
-        loss = F.cross_entropy(logits, targets)
+        images, targets = draw(step / steps)
+        logits = tile_logits(network, head, images, targets.shape[1])
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, -2))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -103,9 +116,9 @@ def tile_logits(network: nn.Module, head: nn.Linear, images: Tensor, tiles: int)
 @torch.no_grad()
 def accuracy(network: nn.Module, head: nn.Linear, stills: Stills) -> float:
     """Of the badges, in percent."""
-    images, labels = stills
-    found = tile_logits(network.eval(), head, images, labels.shape[-1]).argmax(-1)
-    return 100 * float((found == labels)[labels >= 0].float().mean())
+    images, targets = stills
+    found = tile_logits(network.eval(), head, images, targets.shape[1]).argmax(-1)
+    return 100 * float((found == targets.argmax(-1))[targets.amax(-1) == 1].float().mean())
 
 
 def file_in(data_dir: Path, num_classes: int, glance_arch: str) -> Path:
@@ -124,12 +137,12 @@ def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int 
         if isinstance(block, Bottleneck):
             nn.init.zeros_(block.bn3.weight)  # each block begins as the identity, or hundreds of steps pass in vain
 
-    def focus_stills() -> Stills:
-        return draw_stills(generator, FOCUS_BATCH, 1, 64, num_classes)
+    def focus_stills(share: float) -> Stills:
+        return draw_stills(generator, FOCUS_BATCH, 1, num_classes)
 
-    def glance_stills() -> Stills:
-        tiles = int(generator.choice((2, 4)))
-        return draw_stills(generator, GLANCE_BATCH, tiles, 128 // tiles, num_classes)
+    def glance_stills(share: float) -> Stills:
+        thinned = max(0.0, 4 * share - 3)  # in the last quarter, so that batch norms get used to frames
+        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _CROWDED + thinned * (_SPARSE - _CROWDED))
 
     train(focus, focus_head, focus_stills, FOCUS_STEPS, FOCUS_RATE, "focus network")
     train(glance, glance_head, glance_stills, GLANCE_STEPS, GLANCE_RATE, "glance network")
@@ -144,8 +157,8 @@ def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int 
     }
     checkpoint.save({"state_dict": state}, path)
     return (
-        accuracy(glance, glance_head, draw_stills(test, _TESTED // 4, 2, 64, num_classes)),
-        accuracy(focus, focus_head, draw_stills(test, _TESTED, 1, 64, num_classes)),
+        accuracy(glance, glance_head, draw_stills(test, _TESTED, 4, num_classes, _SPARSE)),
+        accuracy(focus, focus_head, draw_stills(test, _TESTED, 1, num_classes)),
     )
 
 

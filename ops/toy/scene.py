@@ -20,11 +20,11 @@ CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
 BADGE_SIDE = (0.12, 0.22)  # of the frame's height; distractors too
 _WHITE = (245.0, 245.0, 245.0)
 _DISTRACTORS = 3
-_BADGE_TIME = (0.3, 0.4)  # share of the frames in which the badge is there
+_BADGE_TIME = (0.22, 0.33)  # share of the frames in which the badge is there
 _MARGIN = 0.1  # share of the free room at each side where no disc begins
 _DRIFT = 0.2  # share of the free room that a disc goes through at most
 _CLUTTER = 60  # things on the background
-_SUPERSAMPLING = 4
+_SUPERSAMPLING = 3
 
 
 class ToyVideo(NamedTuple):

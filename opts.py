@@ -13,22 +13,22 @@ from ops.utils.errors import EXIT_WRONG_INPUT, is_first_process
 
 # What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
 TOY_DEFAULTS = {
-    "pretrained": "none",
+    "pretrained": "toy",
     "num_segments": 16,
-    "num_glance_segments": 8,
-    "num_focus_segments": 4,
-    "input_size": 64,
-    "patch_size": 32,
+    "num_glance_segments": 4,
+    "num_focus_segments": 3,
+    "input_size": 128,
+    "patch_size": 64,
     "dropout": 0.0,
     "fc_dropout": 0.0,
-    "epochs": 8,
-    "batch_size": 8,
-    "lr": 0.001,
-    "global_lr_ratio": 4.0,
-    "stn_lr_ratio": 1.0,
-    "temporal_lr_ratio": 1.0,
-    "classifier_lr_ratio": 0.2,
-    "norm_ratio": 0.1,
+    "epochs": 4,
+    "batch_size": 16,
+    "lr": 0.0003,
+    "global_lr_ratio": 0.5,
+    "stn_lr_ratio": 5.0,
+    "temporal_lr_ratio": 60.0,
+    "classifier_lr_ratio": 10.0,
+    "norm_ratio": -0.7,
     "workers": 1,
 }
 
@@ -71,6 +71,7 @@ def _number(holds: Callable[[float], bool], wrong: str) -> Callable[[str], float
 
 positive = _number(lambda value: 0 < value < math.inf, "is not a finite number above 0")
 _minutes = _number(lambda value: 0 < value <= 7 * 24 * 60, "is not above 0 and at most a week")
+_finite = _number(math.isfinite, "is not finite")
 _not_negative = _number(lambda value: 0 <= value < math.inf, "is not a finite number from 0")
 _share = _number(lambda value: 0 <= value < 1, "is not in 0 .. 1 (1 left out)")
 
@@ -109,7 +110,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     model = parser.add_argument_group("model")
     _add_choice(model, "--glance_arch", ("mbv2", "res50"), "glance network")
     model.add_argument("--glance_ckpt_path", default="", help="ImageNet weights of the glance network, a file")
-    _add_choice(model, "--pretrained", ("imagenet", "none"), "where training starts from")
+    _add_choice(
+        model, "--pretrained", ("imagenet", "none", "toy"), "where training starts from; toy: see ops/toy/pretrain.py"
+    )
     model.add_argument("--num_segments", type=whole(1, 10_000), default=48, help="frames per video, T")
     model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
     model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
@@ -148,7 +151,9 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
             f"--{name}_lr_ratio", type=_not_negative, default=default, help=f"{part}: its multiple of lr"
         )
     training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
-    training.add_argument("--norm_ratio", type=_not_negative, default=1.0, help="weight of large patches")
+    training.add_argument(
+        "--norm_ratio", type=_finite, default=1.0, help="weight of large patches; below 0 small ones are wanted"
+    )
     training.add_argument(
         "--seed", type=whole(0, 2**63 - 1), default=0, help="of everything drawn at random, workers included"
     )
@@ -239,7 +244,7 @@ def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
         group,
         "--amp_dtype",
         ("auto", "float16", "bfloat16"),
-        "float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs",
+        "float16 comes with gradient scaling, bfloat16 needs none; auto: float16 on GPUs, bfloat16 on CPUs with it",
     )
     _add_choice(
         group,

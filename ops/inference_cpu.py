@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16, without which it is no faster than float32."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 def side_by_side(work: Callable[[Tensor], Tensor], groups: Iterable[Tensor]) -> list[Tensor]:
     """`work` of each group, in order; as many at once as PyTorch has threads, each of which computes on one core.
 

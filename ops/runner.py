@@ -152,7 +152,7 @@ def record(
         losses, metrics: what `train_epoch` and `evaluate_if_due` return.
     """
     epoch, left_out = state.epoch, {name: split.left_out for name, split in data.splits.items()}
-    figures = {"epoch": epoch, "lr": lr, "left_out": left_out, "train": losses}
+    figures = {"epoch": epoch, "lr": lr, "classes": data.config.num_classes, "left_out": left_out, "train": losses}
     if metrics is not None:
         figures["val"] = metrics
         run.log.scalars("val", metrics, epoch)

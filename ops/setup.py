@@ -24,6 +24,7 @@ from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches
 from ops.engine import TrainingState
 from ops.inference import check_precision
+from ops.inference_cpu import computes_in_bfloat16
 from ops.optim import build_optimizer
 from ops.utils import distributed
 from ops.utils.errors import UserError, first_line
@@ -185,8 +186,9 @@ def _taken_by(function: Callable, options: argparse.Namespace) -> dict[str, Any]
 
 def load_starting_weights(model: UniAdaFocus, options: argparse.Namespace) -> list[str]:
     """The weights that training starts from, where it does not resume; returns lines that say where they came from."""
-    if options.init_from:
-        found = checkpoint.read(Path(options.init_from))
+    starts_from = options.init_from or (pretrained_on_toy(model, options) if options.pretrained == "toy" else "")
+    if starts_from:
+        found = checkpoint.read(Path(starts_from))
         missing = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
         return [f"weights of {found.path}", f"newly initialised: {', '.join(missing) or 'nothing'}"]
     if options.pretrained == "none":
@@ -199,10 +201,23 @@ def load_starting_weights(model: UniAdaFocus, options: argparse.Namespace) -> li
             raise UserError(str(error)) from error
 
 
+def pretrained_on_toy(model: UniAdaFocus, options: argparse.Namespace) -> Path:
+    """The checkpoint of `ops.toy.pretrain` in the data folder, which is made where it is not there yet."""
+    from ops.toy import pretrain  # needed for these weights only
+
+    path = pretrain.file_in(Path(options.data_dir), model.num_classes, options.glance_arch)
+    with distributed.main_process_first():
+        if distributed.is_main_process() and not path.exists():
+            pretrain.pretrain(path, model.num_classes, options.glance_arch)
+    return path
+
+
 def train_in_half(model: UniAdaFocus, dtype: str, scope: str, device: torch.device) -> torch.amp.GradScaler:
     """Switch the "backbones" or "all" layers to "float16" or "bfloat16" in training; only float16 needs its gradients
-    scaled. dtype "auto" is float16 on a GPU and bfloat16 on a CPU."""
+    scaled. dtype "auto" is float16 on a GPU, and bfloat16 on a CPU that is faster with it, otherwise float32."""
     on_gpu = device.type == "cuda"
+    if dtype == "auto" and not on_gpu and not computes_in_bfloat16():
+        return torch.amp.GradScaler(device.type, enabled=False)
     if dtype == "auto":
         dtype = "float16" if on_gpu else "bfloat16"
     if dtype == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -1,15 +1,16 @@
-"""Proof that it learns: trains on toy videos with several seeds, and measures what the policies are worth.
+"""Does it pay to look only where it matters? Trains on toy videos with several seeds, and measures what comes of it.
 
-    python results/toy.py --parallel 2        # as `make results` does; half an hour on two cores
-    python results/toy.py --seeds 5 --root_log log/toy_results --out results
+    python results/toy.py --parallel 2        # as `make results` does; within an hour on two idle cores
+    python results/toy.py --seeds 3 --root_log log/toy_results --out results
 
 The last line then reads
 
-    done: 3 seeds; results/toy.md, toy.json and toy_early_exit.png
+    done: 5 seeds, 9 of 9 goals met; results/toy.md, toy.json and toy_early_exit.png
 
-Each seed is trained by main.py in ROOT_LOG/seed_N, and its last checkpoint, which no validation figure chose, goes
-through --set_ablation, ops.toy.policies and the early-exit script. What is done already is not done again. All figures
-are read from the files that these leave.
+The backbones are pretrained once, by `ops.toy.pretrain`. Each seed is trained by main_semiAMP.py in ROOT_LOG/seed_N,
+and its last checkpoint goes through --set_ablation, ops.toy.policies and the early-exit script. The videos are others
+than those of `make demo`: no setting, epoch or seed was chosen on them, so that their validation split is a test split.
+What is done already is not done again. All figures are read from the files that these leave.
 """
 
 import csv
@@ -29,6 +30,7 @@ import numpy as np
 if __name__ == "__main__":  # started by its path: look for modules in the repository, not in results/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from dataset_config import get_dataset
 from models.ablation import FRAME_POLICIES, PATCH_POLICIES
 from ops import checkpoint
 from ops.ablation import FILE_NAME as ABLATION
@@ -42,27 +44,22 @@ from ops.report.files import write_json
 from ops.report.style import save_png
 from ops.setup import ROOT
 from ops.toy.dataset import ToySettings, make_toy_dataset
+from ops.toy.pretrain import file_in
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
 
-# What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options of main.py for --dataset toy.
-# Frames of 128 pixels give glance maps of 4 x 4 cells. On those of 64 pixels, with 2 x 2 cells that each see the whole
-# frame, the spatial policy has nothing to tell places apart by. `norm_ratio` would make patches as large as the frame.
-DATA: dict[str, int] = {"num_train": 400, "num_val": 120, "frames": 16, "height": 144, "width": 168}
-OPTIONS: dict[str, Any] = {
-    "num_segments": 8, "num_glance_segments": 4, "num_focus_segments": 2, "input_size": 128, "patch_size": 64,
-    "epochs": 9, "batch_size": 16, "lr": 0.01, "global_lr_ratio": 0.6, "stn_lr_ratio": 0.2, "temporal_lr_ratio": 0.2,
-    "classifier_lr_ratio": 0.02, "norm_ratio": 0.0, "workers": 1,
-}  # fmt: skip
+# What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options beside those of --dataset toy.
+DATA: dict[str, int] = {"num_train": 800, "num_val": 240, "seed": 1}
+OPTIONS: dict[str, Any] = {}
 REPORT = "policy_report.json"
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
 
 
 def make_results(
     seeds: int, parallel: int, data: Mapping[str, int], options: Mapping[str, Any], data_dir: Path, log: Path, out: Path
-) -> None:
-    """Train, measure and write toy.md, toy.json and toy_early_exit.png into `out`.
+) -> list[dict[str, Any]]:
+    """Train, measure and write toy.md, toy.json and toy_early_exit.png into `out`; returns the goals.
 
     Args:
         seeds, parallel: how many, and how many at a time.
@@ -76,16 +73,20 @@ def make_results(
         raise UserError(f"{log} holds runs with other settings ({kept}): remove it, or choose another --root_log")
     log.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings) + "\n")
-    make_toy_dataset(data_dir, ToySettings(**data))
+    make_toy_dataset(data_dir, ToySettings(**data), workers=parallel)
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    given += ["--dataset", "toy", "--data_dir", str(data_dir.resolve())]
+    given += ["--dataset", "toy", "--data_dir", str(data_dir)]
+    num_classes = get_dataset("toy", data_dir).num_classes
+    if not file_in(data_dir, num_classes, "mbv2").exists():
+        run_step("pretraining", "ops/toy/pretrain.py", ["--data_dir", str(data_dir)])
     with ThreadPoolExecutor(parallel) as pool:
-        found = list(pool.map(partial(run_seed, given=given, log=log.resolve()), range(seeds)))
-    results = {"settings": settings, "seeds": found, "over_seeds": over_seeds(found)}
+        found = list(pool.map(partial(run_seed, given=given, log=log), range(seeds)))
+    results = {"settings": settings, "goals": goals(found), "seeds": found, "over_seeds": over_seeds(found)}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "toy.json", results)
     (out / "toy.md").write_text(markdown(results))
     draw_curves(out / "toy_early_exit.png", results)
+    return results["goals"]
 
 
 def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
@@ -96,21 +97,29 @@ def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
     last, records = folder / checkpoint.LAST, folder / "metrics.jsonl"
     # The checkpoint of an epoch is written after the epoch's record.
     if not _is_newer(last, records) or len(records.read_text().splitlines()) < options.epochs:
-        _step(seed, f"training; see {folder / 'log.csv'}", ["main.py", *command, "--resume", "auto"])
+        name = f"seed {seed}: training; see {folder / 'log.csv'}"
+        run_step(name, "main_semiAMP.py", [*command, "--resume", "auto"])
+    return {"seed": seed} | measure(command, folder, f"seed {seed}: ")
+
+
+def measure(command: Sequence[str], folder: Path, label: str = "") -> dict[str, Any]:
+    """Put the last checkpoint of a run through what is not done yet; all that the files in its folder say then.
+
+    command: the run's options; label: begins the lines that say what is done.
+    """
+    last = folder / checkpoint.LAST
     resume = ["--resume", str(last)]
-    report = ["-m", "ops.toy.policies", *resume, "--data_dir", options.data_dir, "--json", str(folder / REPORT)]
-    for name, made, arguments in (
-        ("ablation", ABLATION, ["main.py", *command, "--evaluate", *resume, "--set_ablation"]),
-        ("policies against the truth", REPORT, report),
-        ("early exit", PICTURE, ["test_early_exit_uni_adafocus.py", *command, *resume]),
+    for name, made, script, arguments in (
+        ("what the policies are worth", ABLATION, "main.py", [*command, "--evaluate", *resume, "--set_ablation"]),
+        ("policies against the truth", REPORT, "ops/toy/policies.py", [*resume, "--json", str(folder / REPORT)]),
+        ("early exit", PICTURE, "test_early_exit_uni_adafocus.py", [*command, *resume]),
     ):
         if not _is_newer(folder / made, last):
-            _step(seed, name, arguments)
+            run_step(label + name, script, arguments)
     with np.load(folder / EXIT_LOGITS) as arrays:
         logits, labels = arrays["val_logits"], arrays["val_labels"]
     costs = json.loads(result_file(folder, CRITERIA[0], "json").read_text())["exit_gflops"]
     return {
-        "seed": seed,
         "ablation": _rows(folder / ABLATION),
         "policies": json.loads((folder / REPORT).read_text()),
         "early_exit": {criterion: _rows(result_file(folder, criterion, "csv")) for criterion in CRITERIA},
@@ -121,12 +130,67 @@ def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
     }
 
 
-def _step(seed: int, name: str, arguments: Sequence[str]) -> None:
-    print(f"seed {seed}: {name}", flush=True)
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+def goals(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the method has to show, and whether it does: `name`, `value`, `wanted` and `met` of each goal.
+
+    Accuracies are in percent. Differences between policies are paired: of the same network on the same videos.
+    """
+    found = over_seeds(runs)
+    in_span, covered, areas = (found["policies"][name] for name in ("in_span", "covered", "patch_area"))
+    exits, points = found["fixed_exits"], found["early_exit"][CRITERIA[0]]
+    final, cost = exits[-1]["metric"]["mean"], exits[-1]["gflops"]["mean"]
+    # The smallest random patches that are not smaller than the learned ones.
+    fair = min(
+        (name for name in covered if name.startswith("random")),
+        key=lambda name: (areas[name]["mean"] < areas["learned"]["mean"] - 1e-6, areas[name]["mean"]),
+    )
+    shares = [100 * row["gflops"]["mean"] / cost for row in points if row["metric"]["mean"] >= final - 0.5]
+    above_random = min(row["metric"]["mean"] - row["random_metric"]["mean"] for row in points)
+    rows = [
+        _goal("final accuracy", final, 90),
+        _goal("final accuracy above that after the glance, points", final - exits[0]["metric"]["mean"], 10),
+        _policies_goal(runs, "random patches", ("random", "learned")),
+        _policies_goal(runs, "centre patches", ("center", "learned")),
+        _policies_goal(runs, "uniform frames", ("learned", "uniform")),
+        _goal("focus frames in the true span, times chance", _ratio(in_span, "learned", "random"), 2),
+        _goal(f"badge inside the patch, times that of patches at {fair}", _ratio(covered, "learned", fair), 1.5),
+    ]
+    share = min(shares, default=100.0)
+    return [
+        *rows,
+        {"name": "GFLOPs at which early exit is within 0.5 points of the final accuracy, percent of all",
+         "value": share, "wanted": "at most 60", "met": share <= 60},
+        _goal("early exit above as many random exits at its worst point, points", above_random, 0),
+    ]  # fmt: skip
+
+
+def _goal(name: str, value: float, low: float) -> dict[str, Any]:
+    return {"name": name, "value": value, "wanted": f"at least {low}", "met": value >= low}
+
+
+def _policies_goal(runs: Sequence[Mapping[str, Any]], name: str, other: tuple[str, str]) -> dict[str, Any]:
+    """Accuracy with the learned policies above that with others, by more than 5 points and than chance explains."""
+    differences = []
+    for run in runs:
+        metric = {(row["patch_policy"], row["frame_policy"]): row["metric"] for row in run["ablation"]}
+        differences.append(metric["learned", "learned"] - metric[other])
+    error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    value = mean(differences)
+    wanted = f"at least 5, and more than 2 standard errors ({error:.2f})"
+    return {"name": f"above {name}, points", "value": value, "wanted": wanted, "met": value >= 5 and value > 2 * error}
+
+
+def _ratio(values: Mapping[str, Mapping[str, float]], one: str, other: str) -> float:
+    return values[one]["mean"] / max(values[other]["mean"], 1e-9)
+
+
+def run_step(name: str, script: str, arguments: Sequence[str]) -> None:
+    """Say what is done, and run a script of the repository. Raises UserError, with its last line, where it fails."""
+    print(name, flush=True)
+    done = subprocess.run([sys.executable, ROOT / script, *arguments], capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"seed {seed}, {name}: {lines[-1]}")
+        raise UserError(f"{name}: {lines[-1]}")
 
 
 def _is_newer(made: Path, source: Path) -> bool:
@@ -160,13 +224,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     settings, found, seeds = results["settings"], results["over_seeds"], len(results["seeds"])
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     data = ", ".join(f"{name} {value}" for name, value in settings["data"].items())
-    options = " ".join(f"--{name} {value}" for name, value in settings["options"].items())
+    options = "".join(f" --{name} {value}" for name, value in settings["options"].items())
     ablation = {(row["patch_policy"], row["frame_policy"]): row for row in found["ablation"]}
     gflops = ablation["learned", "learned"]["gflops"]["mean"]
     policies, fixed = found["policies"], found["fixed_exits"]
     points = [point for point in found["early_exit"]["confidence"] if point["p"]["mean"] in SHOWN_POINTS]
     exits = [(f"p = {point['p']['mean']:.0f}", point) for point in points]
     exits = [("after the glance", fixed[0]), *exits, ("never", fixed[-1])]
+
+    goals = (
+        [goal["name"], f"{goal['value']:.2f}", goal["wanted"], "yes" if goal["met"] else "**no**"]
+        for goal in results["goals"]
+    )
 
     def by_policies(head: str) -> str:
         return _table(
@@ -176,8 +245,12 @@ def markdown(results: Mapping[str, Any]) -> str:
 
     parts = (
         "# Results on the toy dataset",
-        f"Made by `python results/toy.py`: {spread}, in percent, of the last checkpoint on the validation videos.\n"
-        f"Videos: {data}. Options: `--dataset toy {options}`.",
+        f"Made by `python results/toy.py`: {spread}, in percent, of the last checkpoint on the validation split.\n"
+        f"Options: `--dataset toy{options}`; videos: {data or 'as `make demo` has them'}. The backbones start from\n"
+        "`python -m ops.toy.pretrain`, for every seed the same weights: stills with the same classes stand in for\n"
+        "ImageNet.",
+        "## What was to be shown",
+        _table(["", "found", "wanted", "met"], goals),
         f"## Top-1 accuracy, each at {gflops:.3f} GFLOPs per video",
         by_policies("metric"),
         f"## Top-1 accuracy of the focus steps alone, each at {gflops:.3f} GFLOPs per video",
@@ -216,6 +289,11 @@ def _cell(value: str | Mapping[str, float | None]) -> str:
 def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
     """The early-exit curve, averaged over the seeds point by point, as PNG. Raises UserError where that fails."""
     found, seeds = results["over_seeds"], len(results["seeds"])
+    bands = (
+        {}
+        if seeds == 1
+        else {criterion: [row["metric"]["std"] for row in rows] for criterion, rows in found["early_exit"].items()}
+    )
     shown, hidden = ("p", "gflops", "metric", "random_metric"), [np.array([])] * 2  # the exits' shares and thresholds
     points = {
         criterion: [ExitPoint(*(row[name]["mean"] for name in shown), *hidden) for row in rows]
@@ -223,21 +301,23 @@ def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
     }
     gflops, fixed = ([row[name]["mean"] for row in found["fixed_exits"]] for name in ("gflops", "metric"))
     curves = ExitCurves("accuracy", gflops, points, fixed)
-    save_png(path, early_exit_figure(curves, "toy, one seed" if seeds == 1 else f"toy, mean of {seeds} seeds"))
+    title = "toy, one seed" if seeds == 1 else f"toy, mean ± standard deviation of {seeds} seeds"
+    save_png(path, early_exit_figure(curves, title, bands=bands))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the results as the command line says; returns the exit code."""
     parser = OneLineParser(description="Train and measure on toy videos, over several seeds.")
-    parser.add_argument("--seeds", type=whole(1), default=3, help="how many runs (default: 3)")
+    parser.add_argument("--seeds", type=whole(1), default=5, help="how many runs (default: 5)")
     parser.add_argument("--parallel", type=whole(1), default=1, help="of them at a time (default: 1)")
     parser.add_argument("--data_dir", type=Path, default=Path("data/toy_results"), help="default: data/toy_results")
     parser.add_argument("--root_log", type=Path, default=Path("log/toy_results"), help="default: log/toy_results")
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.parallel)))  # of each run
-    make_results(given.seeds, given.parallel, DATA, OPTIONS, given.data_dir, given.root_log, given.out)
-    print(f"done: {given.seeds} seeds; {given.out / 'toy.md'}, toy.json and toy_early_exit.png")
+    found = make_results(given.seeds, given.parallel, DATA, OPTIONS, given.data_dir, given.root_log, given.out)
+    met = f"{sum(goal['met'] for goal in found)} of {len(found)} goals met"
+    print(f"done: {given.seeds} seeds, {met}; {given.out / 'toy.md'}, toy.json and toy_early_exit.png")
     return EXIT_DONE
 
 

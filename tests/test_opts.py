@@ -83,6 +83,10 @@ def test_both_spellings_of_the_launchers_option_are_accepted(spelling):
     assert not hasattr(parse(f"--data_dir x {spelling}"), "local_rank")
 
 
+def test_small_patches_may_be_wanted():
+    assert parse("--data_dir x --norm_ratio -0.5").norm_ratio == -0.5
+
+
 def test_options_that_never_did_anything_are_accepted_and_named():
     assert parse("--data_dir x --num_steps 3 --sample_sigma 0.3").ignored == ["--num_steps", "--sample_sigma"]
 
@@ -107,6 +111,7 @@ def test_the_toy_dataset_has_small_settings_that_options_override():
         ("--data_dir x --patch_size 225", "--patch_size 225 must be from 96 to 224 for frames of 224"),
         ("--data_dir x --input_size 230", "--input_size 230 must be a multiple of 32"),
         ("--data_dir x --epochs 0", "argument --epochs: 0 is below 1"),
+        ("--data_dir x --norm_ratio nan", "argument --norm_ratio: nan is not finite"),
         ("--data_dir x --lr nan", "argument --lr/--learning-rate: nan is not a finite number above 0"),
         ("--data_dir x --weight_decay inf", "argument --weight_decay/--wd: inf is not a finite number from 0"),
         (f"--data_dir x --seed {2**64}", f"argument --seed: {2**64} is above {2**63 - 1}"),

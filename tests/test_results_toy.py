@@ -1,24 +1,32 @@
-"""results/toy.py: the toy results from training to tables."""
+"""The whole chain in miniature, as results/toy.py and results/demo.py run it: pretrain, train, evaluate, leave early,
+predict, and what the tables say of it."""
 
 import contextlib
+import copy
 import json
 import os
+import re
 
 import pytest
 
 import main
+import main_semiAMP
 import test_early_exit_uni_adafocus
+from ops import checkpoint
 from ops.toy import policies as policy_report
+from ops.toy import pretrain
+from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.utils.errors import UserError
-from results import toy
-from results.toy import make_results, markdown, over_seeds
+from results import demo, toy
+from results.toy import goals, make_results, markdown, over_seeds
 from tests.conftest import ROOT, SMALL, call, the_error
 from tests.thin import no_pictures, thin_networks
 
-DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12}
+DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12, "height": 64, "width": 64}
 OPTIONS = {**SMALL, "epochs": 1, "batch_size": 2, "workers": 0}
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
-STEPS = ("training; see", "ablation", "policies against the truth", "early exit")
+STEPS = ("pretraining", "training", "what the policies are worth", "policies against the truth", "early exit")
+RUN = "UniAdaFocus_toy_mbv2_segment6_e1"
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +35,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch, thin_networks(), no_pictures():
         steps = in_this_process(patch)
+        for number in ("FOCUS_STEPS", "GLANCE_STEPS", "_TESTED"):
+            patch.setattr(pretrain, number, 4)
         make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
     return folder, steps
 
@@ -36,16 +46,17 @@ def in_this_process(patch: pytest.MonkeyPatch) -> list[str]:
     steps = []
     scripts = {
         "main.py": main.main,
+        "main_semiAMP.py": main_semiAMP.main,
         "test_early_exit_uni_adafocus.py": test_early_exit_uni_adafocus.main,
-        "ops.toy.policies": policy_report.main,
+        "ops/toy/policies.py": policy_report.main,
+        "ops/toy/pretrain.py": pretrain.main,
     }
 
-    def step(seed, name, arguments):
-        steps.append(name)
-        script, *rest = arguments[1:] if arguments[0] == "-m" else arguments
-        assert call(scripts[script], *rest) == 0
+    def step(name, script, arguments):
+        steps.append(name.removeprefix("seed 0: ").partition(";")[0])
+        assert call(scripts[script], *arguments) == 0
 
-    patch.setattr(toy, "_step", step)
+    patch.setattr(toy, "run_step", step)
     patch.setattr(toy, "ThreadPoolExecutor", _NoThreads)  # scripts listen for signals, which threads may not
     return steps
 
@@ -61,7 +72,7 @@ class _NoThreads(contextlib.nullcontext):
 def test_every_figure_of_the_page_comes_from_the_files_of_the_runs(made):
     folder, _ = made
     results = json.loads((folder / "out" / "toy.json").read_text())
-    run = folder / "log" / "seed_0" / "UniAdaFocus_toy_mbv2_segment6_e1"
+    run = folder / "log" / "seed_0" / RUN
     (seed,) = results["seeds"]
     assert results["settings"] == {"data": DATA, "options": OPTIONS}
     assert seed["policies"] == json.loads((run / "policy_report.json").read_text())
@@ -73,26 +84,96 @@ def test_every_figure_of_the_page_comes_from_the_files_of_the_runs(made):
     assert seed["fixed_exits"][-1]["gflops"] == pytest.approx(seed["ablation"][0]["gflops"], rel=1e-4)
     page = (folder / "out" / "toy.md").read_text()
     assert "one seed" in page and "num_train 4" in page and "--num_segments 6" in page
+    assert all(f"| {goal['name']} | {goal['value']:.2f} |" in page for goal in results["goals"])
     cells = [f"{row['metric']:.1f}" for row in seed["ablation"][3:6]]
     assert f"| random | {' | '.join(cells)} |" in page
     assert f"| learned | {seed['policies']['in_span']['learned']:.1f} |" in page
     assert (folder / "out" / "toy_early_exit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_training_starts_from_the_pretrained_weights(made):
+    folder, _ = made
+    path = folder / "data" / "pretrained_mbv2_2.pth.tar"
+    before = checkpoint.read(path).state_dict
+    assert {key.split(".")[0] for key in before} == {
+        "global_CNN",
+        "global_CNN_fc",
+        "aux_fc",
+        "local_CNN",
+        "local_CNN_fc",
+    }
+    log = (folder / "log" / "seed_0" / RUN / "log.csv").read_text()
+    assert f"weights of {path}" in log and "newly initialised: spatial_policy." in log
+    after = checkpoint.read(folder / "log" / "seed_0" / RUN / "ckpt.pth.tar").state_dict
+    moved = max(float((after[key] - before[key]).abs().max()) for key in before if key.endswith("weight"))
+    assert 0 < moved < 0.1
+
+
+def test_the_demonstration_ends_with_a_table_pictures_and_predictions(made, tmp_path, monkeypatch, capsys):
+    folder, _ = made
+    monkeypatch.chdir(tmp_path)
+    given = [text for name, value in OPTIONS.items() for text in (f"--{name}", value)]
+    given += ["--data_dir", folder / "data", "--root_log", folder / "log" / "seed_0"]
+    assert call(demo.main, *given) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((folder / "out" / "toy.json").read_text())
+    (seed,) = results["seeds"]
+    for name, value in (
+        ("after the glance", seed["fixed_exits"][0]["metric"]),
+        ("after patch 2", seed["fixed_exits"][2]["metric"]),
+        ("patches at random", seed["ablation"][3]["metric"]),
+        ("frames evenly spread", seed["ablation"][1]["metric"]),
+    ):
+        assert re.search(rf"{name} +{value:.1f}\b", printed)
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["val_0001.png", "val_0002.png"]
+    assert printed.splitlines()[-1].startswith("2 videos, 0 failed")
+    assert call(demo.main, *given, "--epochs", 3) == 2
+    assert "train first" in the_error(capsys.readouterr().err)
+
+
+def test_goals_are_judged_by_the_figures_of_all_seeds(made):
+    folder, _ = made
+    (run,) = json.loads((folder / "out" / "toy.json").read_text())["seeds"]
+    met = {goal["name"]: goal["met"] for goal in goals([_as_wanted(run, 92.0), _as_wanted(run, 94.0)])}
+    assert len(met) == 9 and all(met.values())
+    found = {goal["name"]: goal for goal in goals([_as_wanted(run, 92.0), _as_wanted(run, 94.0, random=93.9)])}
+    # 12 and 0.1 points: more than 5 on average, but not more than twice the standard error.
+    assert found["above random patches, points"]["value"] == pytest.approx(6.05)
+    assert not found["above random patches, points"]["met"]
+    assert sum(not goal["met"] for goal in found.values()) == 1
+
+
+def _as_wanted(run, final, random=80.0):
+    """A run like another, with figures that meet all goals."""
+    run = copy.deepcopy(run)
+    for row in run["ablation"]:
+        learned = row["patch_policy"] == row["frame_policy"] == "learned"
+        row["metric"] = final if learned else (random if row["patch_policy"] == "random" else 80.0)
+    for exit, metric in zip(run["fixed_exits"], (70.0, 85.0, final), strict=True):
+        exit["metric"] = metric
+    for points in run["early_exit"].values():
+        for point in points:
+            point |= {"gflops": 0.5 * run["fixed_exits"][-1]["gflops"], "metric": final, "random_metric": final - 1}
+    run["policies"]["in_span"] |= {"learned": 80.0, "random": 30.0}
+    run["policies"]["covered"] |= {"learned": 80.0, "random, base size": 45.0, "random, learned size": 40.0}
+    run["policies"]["patch_area"] |= {"learned": 20.0, "random, base size": 25.0, "random, learned size": 20.0}
+    return run
+
+
 def test_what_is_done_is_not_done_again(made, monkeypatch):
     folder, first = made
-    assert [name.split(";")[0] for name in first] == [name.split(";")[0] for name in STEPS]
+    assert tuple(first) == STEPS
     again = in_this_process(monkeypatch)
     page = (folder / "out" / "toy.md").read_text()
     make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
     assert again == [] and (folder / "out" / "toy.md").read_text() == page
 
-    run = folder / "log" / "seed_0" / "UniAdaFocus_toy_mbv2_segment6_e1"
+    run = folder / "log" / "seed_0" / RUN
     (run / "ablation.csv").unlink()
     before = os.stat(run / "ckpt.pth.tar").st_mtime
     os.utime(run / "policy_report.json", (before - 1, before - 1))  # as of an earlier checkpoint
     make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
-    assert again == ["ablation", "policies against the truth"]
+    assert again == ["what the policies are worth", "policies against the truth"]
 
 
 def test_runs_with_other_settings_are_not_mixed_in(made):
@@ -103,7 +184,10 @@ def test_runs_with_other_settings_are_not_mixed_in(made):
 
 def test_a_step_that_fails_says_which_and_why_and_leaves_no_page(tmp_path, capsys):
     options = OPTIONS | {"batch_size": 5}
-    with pytest.raises(UserError, match=r"seed 0, training; see .*: error: --batch_size 5 is larger than the training"):
+    path = pretrain.file_in(tmp_path / "data", DATA["num_classes"], "mbv2")
+    make_toy_dataset(tmp_path / "data", ToySettings(**DATA))
+    path.touch()
+    with pytest.raises(UserError, match=r"seed 0: training; see .*: error: --batch_size 5 is larger than the training"):
         make_results(1, 1, DATA, options, tmp_path / "data", tmp_path / "log", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().out.startswith("seed 0: training")

@@ -75,7 +75,8 @@ def test_training_in_either_half_precision(dtype, scope, options, tmp_path):
 
 
 @pytest.mark.parametrize("scope", ["backbones", "all"])
-def test_the_scope_decides_which_parts_compute_in_half_precision(scope, small_model):
+def test_the_scope_decides_which_parts_compute_in_half_precision(scope, small_model, monkeypatch):
+    monkeypatch.setattr("ops.setup.computes_in_bfloat16", lambda: True)
     scaler = train_in_half(small_model, "auto", scope, torch.device("cpu"))
     assert not scaler.is_enabled()
     half = {}
@@ -94,6 +95,14 @@ def test_the_scope_decides_which_parts_compute_in_half_precision(scope, small_mo
     assert len(half) == 8
     for output in (out.policy, out.random):
         assert all(value.dtype in (torch.float32, torch.int64) for value in vars(output).values())
+
+
+def test_a_cpu_without_bfloat16_trains_in_float32_unless_told_otherwise(small_model, monkeypatch):
+    monkeypatch.setattr("ops.setup.computes_in_bfloat16", lambda: False)
+    assert not train_in_half(small_model, "auto", "backbones", torch.device("cpu")).is_enabled()
+    assert small_model.half_dtype is None
+    train_in_half(small_model, "bfloat16", "backbones", torch.device("cpu"))
+    assert small_model.half_dtype is torch.bfloat16
 
 
 def test_a_gpu_without_bfloat16_is_told_to_use_float16(small_model, monkeypatch):

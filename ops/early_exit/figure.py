@@ -1,7 +1,8 @@
 """The picture of an early-exit evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ops.early_exit.curve import ExitCurves
@@ -13,14 +14,26 @@ MARKERS = {"confidence": "o", "entropy": "s"}
 FIXED, RANDOM = "#777777", "#aaaaaa"  # exits that no criterion chooses
 
 
-def early_exit_figure(curves: ExitCurves, title: str, published: Sequence[tuple[float, float]] = ()) -> Figure:
-    """Metric over cost: both criteria, random exits, fixed exits, and published (GFLOPs, metric) if there are any."""
+def early_exit_figure(
+    curves: ExitCurves,
+    title: str,
+    published: Sequence[tuple[float, float]] = (),
+    bands: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
+    """Metric over cost: both criteria, random exits, fixed exits, and published (GFLOPs, metric) if there are any.
+
+    bands: by criterion, how far the metric of each of its points goes up and down from one run to another.
+    """
     axes = new_figure(5.0, 3.5, dpi=300, layout="constrained").add_subplot()
     for criterion, points in curves.points.items():
         axes.plot(
             [point.gflops for point in points], [point.metric for point in points], color=COLOURS[criterion],
             linewidth=1.4, marker=MARKERS[criterion], markersize=3, label=f"early exit, {criterion}", zorder=3,
         )  # fmt: skip
+    for criterion, spread in (bands or {}).items():
+        gflops, metric = ([getattr(point, name) for point in curves.points[criterion]] for name in ("gflops", "metric"))
+        low, high = np.subtract(metric, spread), np.add(metric, spread)
+        axes.fill_between(gflops, low, high, color=COLOURS[criterion], alpha=0.15, linewidth=0, zorder=1)
     axes.plot(
         curves.gflops, curves.fixed, color=FIXED, linewidth=1, linestyle="--", marker="|", markersize=5,
         label="always the same exit", zorder=2,

@@ -11,6 +11,7 @@ For one folder the picture is its curves.png, unless --output says otherwise; tr
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ MAIN_METRICS = ("mAP", "Acc_pred@1")
 # Told apart by colour-blind readers too (Okabe and Ito); with more lines they come again, dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (4, 2)), (0, (1, 1)))
+FEW_CLASSES = 6  # of which the first five say next to nothing
 MANY_EPOCHS = 30  # above, lines without a mark for each
 
 
@@ -52,16 +54,17 @@ def curves_figure(runs: Mapping[str, Records]) -> Figure:
     if len(runs) > 1:
         return _several(runs)
     [(name, records)] = runs.items()
-    figure = new_figure(7.2, 5.2, dpi=200, layout="constrained")
+    figure = new_figure(7.2, 6.2, dpi=200, layout="constrained")
     figure.suptitle(fitted(name, figure, 6.8, FONT + 1), fontsize=FONT + 1)
     (losses, metrics), (terms, rate) = figure.subplots(2, 2)
-    parts = {"training": "train", "validation": "val"}
-    _draw(losses, "loss", {name: _series(records, part, "loss") for name, part in parts.items()})
-    names = [name for name in LOSS_NAMES if name != "loss"]
-    _draw(terms, "terms of the training loss", {name: _series(records, "train", name) for name in names})
+    # The training loss adds up other terms; what is like the validation loss is half of the term of both branches.
+    steps = [(epoch, value / 2) for epoch, value in _series(records, "train", "cat")]
+    shown = {"training": steps, "validation": _series(records, "val", "loss")}
+    _draw(losses, "cross-entropy, mean of all steps", shown)
+    _draw(terms, "training loss and its terms", {name: _series(records, "train", name) for name in LOSS_NAMES})
     names = metric_names(records)
     _draw(metrics, "validation (%)", {name: _series(records, "val", name) for name in names})
-    for line in metrics.lines[:1]:  # the main metric stands out
+    for line in (*metrics.lines[:1], *terms.lines[:1]):  # the main metric and the loss itself stand out
         line.set(linewidth=2.2, zorder=3)
     rates = [(record["epoch"], record["lr"]) for record in records if "lr" in record]
     _draw(rate, "learning rate", {"learning rate": rates})
@@ -83,13 +86,15 @@ def _several(runs: Mapping[str, Records]) -> Figure:
 
 
 def metric_names(records: Records) -> list[str]:
-    """The validation metrics to draw, the main one first: of accuracies the first of each head, and the main top 5.
+    """The validation metrics to draw, the main one first: of accuracies the first of each head, and the main top 5
+    where there are more than `FEW_CLASSES`.
 
     `Prec@1` is drawn beside mAP only: elsewhere it is the main metric by another name.
     """
     known = {name: None for record in records for name in record.get("val", {})}
     main = [name for name in MAIN_METRICS if name in known]
     hidden = {*main, *(["Prec@1"] if "Acc_pred@1" in known else [])}
+    hidden |= {"Acc_pred@5"} if any(record.get("classes", math.inf) <= FEW_CLASSES for record in records) else set()
     others = [name for name in known if name not in hidden and (name.endswith(("mAP", "@1")) or name == "Acc_pred@5")]
     return main + others
 
@@ -112,7 +117,8 @@ def _draw(axes: Axes, title: str, series: Mapping[str, Sequence[tuple[int, float
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     plain_axes(axes, FONT - 2)
     if legend and len(series) > 1:
-        axes.legend(fontsize=FONT - 3, framealpha=0.8, edgecolor="none", ncols=1 + (len(series) > 4))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}  # where no curve can be
+        axes.legend(**below, fontsize=FONT - 3, frameon=False, ncols=min(len(series), 4), columnspacing=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

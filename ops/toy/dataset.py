@@ -54,12 +54,12 @@ _JPEG_QUALITY = 90
 class ToySettings:
     """What to make; the same settings give the same videos. Raises UserError for values that make no sense."""
 
-    num_train: int = 240
-    num_val: int = 96
-    num_classes: int = 6
-    frames: int = 32  # per video
-    height: int = 96  # pixels
-    width: int = 112
+    num_train: int = 480
+    num_val: int = 180
+    num_classes: int = 9
+    frames: int = 16  # per video
+    height: int = 144  # pixels
+    width: int = 144
     seed: int = 0
 
     def __post_init__(self) -> None:

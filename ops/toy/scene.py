@@ -1,9 +1,9 @@
-"""One toy video: a cluttered moving background, plain distractors, and for part of the time the badge that decides.
+"""One toy video: a cluttered moving background, grey distractors, and for part of the time the badge that decides.
 
-The badge is a disc with a pattern of white and one colour, and its colour and pattern together are the class. Plain
-discs of the same colours move about in every frame, so that neither a colour alone nor the average of the frames says
-which class a video is of. All else (background, distractors, time span, path, size) is drawn without looking at the
-class: with the same seed, videos of two classes differ in the badge alone.
+The badge is a small disc with a pattern of white and one colour, and its colour and pattern together are the class.
+Grey discs with the same patterns move about in every frame, so that neither a pattern alone nor the average of the
+frames says which class a video is of. All else (background, distractors, time span, path, size) is drawn without
+looking at the class: with the same seed, videos of two classes differ in the badge alone.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,19 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 230), "yellow": (235, 215, 30)}
-# Short lists of classes need both the colour and the pattern to be told apart, too.
-CLASSES = (
-    *(("red", "stripes"), ("green", "stripes"), ("blue", "stripes"), ("red", "rings"), ("green", "rings")),
-    *(("blue", "rings"), ("yellow", "stripes"), ("yellow", "rings"), ("red", "checks"), ("green", "checks")),
-    *(("blue", "checks"), ("yellow", "checks")),
-)
+COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 230)}
+PATTERNS = ("stripes", "rings", "checks")
+CLASSES = tuple((colour, pattern) for pattern in PATTERNS for colour in COLOURS)
 CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
 
+BADGE_SIDE = (0.12, 0.22)  # of the frame's height; distractors too
 _WHITE = (245.0, 245.0, 245.0)
 _DISTRACTORS = 3
-_BADGE_SIDE = (0.34, 0.44)  # of the frame's height
-_DISTRACTOR_SIDE = (0.15, 0.3)
-_BADGE_TIME = (0.35, 0.55)  # share of the frames in which the badge is there
-_BADGE_MARGIN = 0.1  # share of the free room, at each side, that the badge's path begins and ends outside of
+_BADGE_TIME = (0.22, 0.33)  # share of the frames in which the badge is there
+_MARGIN = 0.1  # share of the free room at each side where no disc begins
+_DRIFT = 0.2  # share of the free room that a disc goes through at most
 _CLUTTER = 60  # things on the background
-_SUPERSAMPLING = 4
+_SUPERSAMPLING = 3
 
 
 class ToyVideo(NamedTuple):
@@ -41,29 +37,30 @@ class ToyVideo(NamedTuple):
 def draw_video(label: int, seed: Sequence[int], *, frames: int, height: int, width: int) -> ToyVideo:
     """Draw one video of class `label` (a place in `CLASSES`); the same arguments give the same pixels."""
     generator = np.random.default_rng(seed)
-    video = _moving_background(generator, frames, height, width)
+    video = moving_background(generator, frames, height, width)
     for _ in range(_DISTRACTORS):
-        side = _draw_side(generator, _DISTRACTOR_SIDE, height)
-        colour = np.array(list(COLOURS.values()))[generator.integers(len(COLOURS))] + generator.normal(0, 12, 3)
-        disc = _disc("plain", side, colour, colour, angle=0.0)
-        for frame, (x, y) in zip(video, _path(generator, frames, side, height, width, margin=0.0), strict=True):
-            _paste(frame, disc, x, y)
+        side = draw_side(generator, height)
+        disc = draw_disc(generator, None, PATTERNS[generator.integers(len(PATTERNS))], side)
+        for frame, (x, y) in zip(video, _path(generator, frames, side, height, width), strict=True):
+            paste(frame, disc, x, y)
 
     shown = max(1, round(generator.uniform(*_BADGE_TIME) * frames))
     first = int(generator.integers(frames - shown + 1))
-    side = _draw_side(generator, _BADGE_SIDE, height)
-    angle, shade = generator.uniform(-0.4, 0.4), generator.normal(0, 10, 3)
-    colour, pattern = CLASSES[label]
-    disc = _disc(pattern, side, np.array(COLOURS[colour]) + shade, _WHITE, angle)
+    side = draw_side(generator, height)
+    disc = draw_disc(generator, *CLASSES[label], side)
     boxes = {}
-    for index, (x, y) in enumerate(_path(generator, shown, side, height, width, _BADGE_MARGIN), start=first):
-        _paste(video[index], disc, x, y)
+    for index, (x, y) in enumerate(_path(generator, shown, side, height, width), start=first):
+        paste(video[index], disc, x, y)
         boxes[index + 1] = (x, y, x + side, y + side)
-    np.rint(video, out=video)
-    return ToyVideo(np.clip(video, 0, 255, out=video).astype(np.uint8), boxes)
+    return ToyVideo(to_pixels(video), boxes)
 
 
-def _moving_background(generator: np.random.Generator, frames: int, height: int, width: int) -> np.ndarray:
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Float images, which it changes, as uint8."""
+    return np.clip(np.rint(images, out=images), 0, 255, out=images).astype(np.uint8)
+
+
+def moving_background(generator: np.random.Generator, frames: int, height: int, width: int) -> np.ndarray:
     """A window that moves, a little shakily, over clouds with clutter on them: float32 [N, H, W, 3]."""
     canvas_height, canvas_width = 3 * height, 3 * width
     canvas = np.tile(generator.uniform(50, 190, 3).astype(np.float32), (canvas_height, canvas_width, 1))
@@ -107,14 +104,18 @@ def _add_clutter(canvas: np.ndarray, generator: np.random.Generator, unit: float
         cv2.line(canvas, (int(x), int(y)), end, colour, max(1, round(half_height / 5)), cv2.LINE_AA)
 
 
-def _draw_side(generator: np.random.Generator, share: tuple[float, float], height: int) -> int:
-    return max(2, round(generator.uniform(*share) * height))
+def draw_side(generator: np.random.Generator, height: int) -> int:
+    """The side of a disc in a frame of that height, pixels."""
+    return max(2, round(generator.uniform(*BADGE_SIDE) * height))
 
 
-def _disc(
-    pattern: str, side: int, colour: np.ndarray, other: np.ndarray, angle: float
+def draw_disc(
+    generator: np.random.Generator, colour: str | None, pattern: str, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A disc in two colours: float32 RGB [side, side, 3], and how much of each pixel it covers [side, side, 1]."""
+    """A disc in white and a shade of the colour, None for a grey: float32 RGB [side, side, 3], and how much of each
+    pixel it covers [side, side, 1]. The generator is used in the same way whatever the colour and pattern."""
+    angle, shade, grey = generator.uniform(-0.4, 0.4), generator.normal(0, 10, 3), generator.uniform(50, 150)
+    shade += COLOURS[colour] if colour else grey
     fine = side * _SUPERSAMPLING
     y, x = (np.mgrid[:fine, :fine].astype(np.float32) + 0.5) / _SUPERSAMPLING - side / 2  # pixels from the centre
     radius = np.hypot(x, y)
@@ -124,22 +125,19 @@ def _disc(
         coloured = np.floor(along / (side / 6) + 0.5) % 2 == 0
     elif pattern == "rings":
         coloured = np.floor(radius / (side / 6) + 0.5) % 2 == 0
-    elif pattern == "checks":
-        coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
     else:
-        coloured = np.ones_like(radius, bool)
-    pixels = np.where(coloured[..., None], np.float32(colour), np.float32(other)).clip(0, 255)
+        coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
+    pixels = np.where(coloured[..., None], np.float32(shade), np.float32(_WHITE)).clip(0, 255)
     cover = (radius <= side / 2).astype(np.float32)
     pixels, cover = (cv2.resize(each, (side, side), interpolation=cv2.INTER_AREA) for each in (pixels, cover))
     return pixels, cover[..., None]
 
 
-def _path(
-    generator: np.random.Generator, frames: int, side: int, height: int, width: int, margin: float
-) -> list[tuple[int, int]]:
-    """Left top corners (x, y) of a disc on its way between two random places, swaying, always inside the frame."""
+def _path(generator: np.random.Generator, frames: int, side: int, height: int, width: int) -> list[tuple[int, int]]:
+    """Left top corners (x, y) of a disc that drifts from a random place, swaying, always inside the frame."""
     room = np.array([width - side, height - side])
-    start, end = generator.uniform(margin, 1 - margin, (2, 2)) * room
+    start = generator.uniform(_MARGIN, 1 - _MARGIN, 2) * room
+    end = start + generator.uniform(-_DRIFT, _DRIFT, 2) * room
     time = np.linspace(0, 1, frames)[:, None]
     waves, phase = generator.uniform(0.5, 1.5), generator.random()
     sway = np.sin(2 * np.pi * (time * waves + phase)) * generator.uniform(-0.08, 0.08, 2) * room
@@ -147,7 +145,8 @@ def _path(
     return [(int(x), int(y)) for x, y in places.round()]
 
 
-def _paste(frame: np.ndarray, disc: tuple[np.ndarray, np.ndarray], x: int, y: int) -> None:
+def paste(frame: np.ndarray, disc: tuple[np.ndarray, np.ndarray], x: int, y: int) -> None:
+    """Put a disc of `draw_disc` on a float frame, its left top corner at (x, y)."""
     pixels, cover = disc
     part = frame[y : y + len(pixels), x : x + len(pixels)]
     part += cover * (pixels - part)

@@ -41,6 +41,13 @@ def test_published_figures_are_named_only_where_there_are_some(curves):
     assert "published" not in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
+def test_bands_lie_around_the_points_of_their_criterion(curves):
+    axes = early_exit_figure(curves, "mine", bands={"confidence": [2, 1]}).axes[0]
+    (band,) = axes.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert {(5, 68), (5, 72), (7, 74), (7, 76)} <= corners
+
+
 def test_the_picture_is_a_png_of_printable_size(curves, tmp_path):
     save_png(tmp_path / "early_exit.png", early_exit_figure(curves, "actnet"))
     header = (tmp_path / "early_exit.png").read_bytes()[:24]

@@ -37,10 +37,11 @@ def lines_of(axes) -> dict[str, list]:
 
 def test_a_run_shows_its_losses_terms_metrics_and_rate():
     panels = {axes.get_title(loc="left"): axes for axes in curves_figure({"run": records()}).axes}
-    losses = lines_of(panels["loss"])
-    assert losses == {"training": [[0, 10], [1, 9], [2, 8], [3, 7]], "validation": [[1, 3], [3, 3]]}
-    terms = lines_of(panels["terms of the training loss"])
-    assert set(terms) == set(LOSS_NAMES) - {"loss"} and terms["cat"][0] == [0, 11]
+    losses = lines_of(panels["cross-entropy, mean of all steps"])
+    # The term "cat" is the sum of the two branches, and 1 above the loss in these records.
+    assert losses == {"training": [[0, 5.5], [1, 5], [2, 4.5], [3, 4]], "validation": [[1, 3], [3, 3]]}
+    terms = lines_of(panels["training loss and its terms"])
+    assert list(terms) == list(LOSS_NAMES) and terms["loss"][0] == [0, 10] and terms["cat"][0] == [0, 11]
     metrics = lines_of(panels["validation (%)"])
     assert list(metrics) == ["Acc_pred@1", "Acc_cat@1", "Acc_pred@5"] and metrics["Acc_cat@1"] == [[1, 10], [3, 30]]
     assert lines_of(panels["learning rate"])["learning rate"][1] == [1, 0.05]
@@ -49,6 +50,22 @@ def test_a_run_shows_its_losses_terms_metrics_and_rate():
 def test_the_main_metric_comes_first():
     assert metric_names(records(metric="map")) == ["mAP", "smAP", "Cat_mAP"]
     assert metric_names(records(epochs=1)) == []
+
+
+def test_the_first_five_of_few_classes_are_not_shown():
+    for classes, shown in ((6, False), (7, True)):
+        assert ("Acc_pred@5" in metric_names([one | {"classes": classes} for one in records()])) == shown
+
+
+def test_no_legend_hides_a_curve():
+    figure = curves_figure({"run": records()})
+    figure.canvas.draw()
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert len(legends) == 3
+    for legend in legends:
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+        assert figure.bbox.y0 <= box.y0 and figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
 
 
 def test_several_runs_are_compared_by_loss_and_main_metric():
@@ -71,8 +88,8 @@ def test_any_number_of_epochs_can_be_drawn_and_figures_that_are_not_finite(epoch
         figure.set_dpi(40)
         figure.canvas.draw()
     panels = {axes.get_title(loc="left"): lines_of(axes) for axes in figure.axes}
-    assert len(panels["loss"]["training"]) == epochs
-    assert math.isnan(panels["terms of the training loss"]["cat"][-1][1])
+    assert len(panels["training loss and its terms"]["loss"]) == epochs
+    assert math.isnan(panels["training loss and its terms"]["cat"][-1][1])
 
 
 def test_the_curves_go_into_the_folder_of_the_run_where_there_are_epochs(tmp_path):

@@ -58,16 +58,19 @@ def test_a_box_is_cut_off_at_the_edges_and_gone_beyond_them():
     assert box_in_square((0, 100, 16, 250), 256, 256, 224) == [0, 0, 0, 0]
 
 
-def test_the_badge_is_where_the_truth_says(dataset, truth):
-    """Outside its box a frame with the badge looks like the frames around it; inside, its white parts stand out."""
+def test_the_badge_is_where_the_truth_says(toy_folder):
+    """Its colour stands out: classes 0, 1, 2 are red, green and blue."""
+    dataset = VideoDataset(get_dataset("toy", toy_folder), "val", 8, 128, training=False)
+    truth = ToyTruth(dataset)
     for video in range(len(dataset)):
-        frames, boxes = dataset[video][0], truth.boxes(video)
+        frames, boxes = dataset[video][0].int(), truth.boxes(video)
+        colour = int(dataset.labels[video, 0])
         for frame, (left, top, right, bottom), shown in zip(frames, boxes.tolist(), truth.in_span(video), strict=True):
-            white = (frame.amin(0) > 215).float()
-            inside = white[round(top) : round(bottom), round(left) : round(right)]
+            vivid = (frame[colour] - frame[[c for c in range(3) if c != colour]].amax(0) > 70).float()
+            inside = vivid[round(top) : round(bottom), round(left) : round(right)]
             if right - left > 8 and bottom - top > 8:
                 assert shown
-                assert inside.mean() > 0.1 and inside.mean() > 5 * (white.sum() - inside.sum()) / white.numel()
+                assert inside.mean() > 0.1 and inside.mean() > 5 * (vivid.sum() - inside.sum()) / vivid.numel()
 
 
 def test_segments_in_the_time_span_are_those_whose_frames_are(toy_folder, dataset, truth):
@@ -100,7 +103,7 @@ def test_policies_that_know_the_truth_get_full_marks_and_chance_does_not(model, 
     monkeypatch.setattr("ops.toy.policies.patches_of", _with_given_patches)
     report = policy_report(model, dataset, truth, CPU)
     assert report["in_span"]["learned"] == 100
-    assert 20 < report["in_span"]["uniform"] < 80 and 20 < report["in_span"]["random"] < 80
+    assert report["in_span"]["uniform"] < 80 and 10 < report["in_span"]["random"] < 80
     assert report["covered"]["learned"] == pytest.approx(100, abs=0.1)
     assert report["covered"]["random, base size"] < 80 and report["covered"]["random, learned size"] < 80
     assert report["patch_area"]["learned"] == pytest.approx(25) == report["patch_area"]["center, base size"]

@@ -1,0 +1,181 @@
+"""What ImageNet is to real videos, for the toy ones: both backbones learn to see its badges on stills, in minutes.
+
+    python -m ops.toy.pretrain                                # data/toy/pretrained_mbv2_9.pth.tar, as training makes it
+    python main.py --dataset toy --init_from data/toy/pretrained_mbv2_9.pth.tar
+
+The last line then reads
+
+    done: data/toy/pretrained_mbv2_9.pth.tar; on new stills the glance network names NN.N %, the focus network NN.N %
+
+The published recipe starts from ImageNet, and from random weights nothing is learned here in minutes. The stills have
+the classes of the videos, whereas ImageNet's are not those of real videos: what is learned afterwards is when and where
+to look, and how to put together what was seen. Each tile of a still holds a badge, or something else, which has the
+uniform distribution as its target. The focus network sees single tiles, the glance network mosaics with a label for
+every cell of its map, so that it knows where things are; towards the end these are nearly as empty as frames.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+if __name__ == "__main__":  # started by its path: look for modules in the repository, not in ops/
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from dataset_config import get_dataset
+from models.backbones import GLANCE_ARCHITECTURES, STRIDE, build_focus_network, build_glance_network
+from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD
+from ops import checkpoint
+from ops.inference_cpu import computes_in_bfloat16
+from ops.toy.dataset import DEFAULT_FOLDER, ToySettings, make_toy_dataset
+from ops.toy.scene import CLASSES, PATTERNS, draw_disc, draw_side, moving_background, paste, to_pixels
+from ops.utils.checkpoint_file import PREFIX
+from ops.utils.errors import EXIT_DONE, run_entry
+from opts import OneLineParser, whole
+
+FOCUS_STEPS, GLANCE_STEPS = 200, 800
+FOCUS_BATCH, GLANCE_BATCH = 32, 8
+FOCUS_RATE, GLANCE_RATE = 0.001, 0.003
+FRAME_HEIGHT = ToySettings().height  # badges have the sizes that they have in frames of this height
+_CROWDED, _SPARSE = 0.75, 0.1  # shares of tiles with a badge, at first and at last: hardly more than frames have
+_GREY = 0.15  # least share of tiles with a grey disc, about that of frames
+_ALIKE = 4  # stills with parts of the same background; batch norms must not see a batch of one
+_TESTED = 256  # stills
+
+Stills = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W], and the distribution over the classes wanted, [N, tiles, tiles, C]
+
+
+def draw_stills(
+    generator: np.random.Generator, count: int, tiles: int, classes: int, badges: float = _CROWDED
+) -> Stills:
+    """Stills of tiles x tiles squares.
+
+    Args:
+        generator: everything is drawn from it.
+        count, tiles: how many stills, and of how many squares a side.
+        classes: the badges are of the first ones.
+        badges: the share of squares with a badge; somewhat fewer have a grey disc, maybe below the badge.
+    """
+    side = 64 if tiles == 1 else STRIDE  # pixels: a patch, or what a cell of the glance map stands for
+    labels = generator.integers(classes, size=(count, tiles, tiles))
+    labels[generator.random(labels.shape) > badges] = -1
+    targets = np.full((*labels.shape, classes), 1 / classes, np.float32)
+    backgrounds = (moving_background(generator, _ALIKE, tiles * side, tiles * side) for _ in range(-(-count // _ALIKE)))
+    stills = np.concatenate(list(backgrounds))[:count]
+    for (number, row, column), label in np.ndenumerate(labels):
+        grey = (None, PATTERNS[generator.integers(len(PATTERNS))])
+        shown = [grey] if generator.random() < max(_GREY, 0.7 * badges) else []
+        for disc in [*shown, *([CLASSES[label]] if label >= 0 else [])]:
+            size = min(draw_side(generator, FRAME_HEIGHT), side)
+            x, y = generator.integers(side - size + 1, size=2)
+            paste(stills[number], draw_disc(generator, *disc, size), column * side + x, row * side + y)
+        if label >= 0:
+            targets[number, row, column] = np.arange(classes) == label
+    return torch.from_numpy(to_pixels(stills)).permute(0, 3, 1, 2), torch.from_numpy(targets)
+
+
+def train(network: nn.Module, head: nn.Linear, draw: Callable[[], Stills], steps: int, rate: float, name: str) -> None:
+    """Train a backbone and its head on stills, AdamW and one cosine. A tile without a badge has no class to name.
+
+    Args:
+        network, head: [N, 3, H, W] -> [N, D, h, w], and D -> classes.
+        draw: the stills of a step, by the share of the steps that lie behind.
+        steps, rate: how many, and the highest learning rate.
+        name: for the lines that say how far it is.
+    """
+    network.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], weight_decay=0.01)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min((step + 1) / 10, 0.5 * (1 + math.cos(math.pi * step / steps)))
+        images, targets = draw(step / steps)
+        logits = tile_logits(network, head, images, targets.shape[1])
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(0, -2))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            print(f"{name}: step {step + 1} of {steps}, loss {float(loss.detach()):.3f}", flush=True)
+
+
+def tile_logits(network: nn.Module, head: nn.Linear, images: Tensor, tiles: int) -> Tensor:
+    """uint8 [N, 3, H, W] -> logits [N, tiles, tiles, C]."""
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.autocast("cpu", torch.bfloat16, enabled=network.training and computes_in_bfloat16()):
+        maps = network((images - mean) / std).float()
+    return head(F.adaptive_avg_pool2d(maps, tiles).permute(0, 2, 3, 1))
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, head: nn.Linear, stills: Stills) -> float:
+    """Of the badges, in percent."""
+    images, targets = stills
+    found = tile_logits(network.eval(), head, images, targets.shape[1]).argmax(-1)
+    return 100 * float((found == targets.argmax(-1))[targets.amax(-1) == 1].float().mean())
+
+
+def file_in(data_dir: Path, num_classes: int, glance_arch: str) -> Path:
+    """Where the checkpoint is kept, beside the videos."""
+    return data_dir / f"pretrained_{glance_arch}_{num_classes}.pth.tar"
+
+
+def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int = 0) -> tuple[float, float]:
+    """Write a checkpoint for `--init_from` with both backbones and their heads; returns the accuracies on new stills,
+    percent, of the glance and of the focus network. Raises UserError where the file cannot be written."""
+    torch.manual_seed(seed)
+    generator, test = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
+    glance, focus = build_glance_network(glance_arch), build_focus_network()
+    glance_head, focus_head = nn.Linear(glance.feature_dim, num_classes), nn.Linear(focus.feature_dim, num_classes)
+    for block in focus.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.zeros_(block.bn3.weight)  # each block begins as the identity, or hundreds of steps pass in vain
+
+    def focus_stills(share: float) -> Stills:
+        return draw_stills(generator, FOCUS_BATCH, 1, num_classes)
+
+    def glance_stills(share: float) -> Stills:
+        thinned = max(0.0, 4 * share - 3)  # in the last quarter, so that batch norms get used to frames
+        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _CROWDED + thinned * (_SPARSE - _CROWDED))
+
+    train(focus, focus_head, focus_stills, FOCUS_STEPS, FOCUS_RATE, "focus network")
+    train(glance, glance_head, glance_stills, GLANCE_STEPS, GLANCE_RATE, "glance network")
+    parts = {
+        "global_CNN": glance, "global_CNN_fc.1": glance_head, "aux_fc": glance_head,
+        "local_CNN": focus, "local_CNN_fc.1": focus_head,
+    }  # fmt: skip
+    state = {
+        f"{PREFIX}{part}.{key}": value.contiguous()
+        for part, module in parts.items()
+        for key, value in module.state_dict().items()
+    }
+    checkpoint.save({"state_dict": state}, path)
+    return (
+        accuracy(glance, glance_head, draw_stills(test, _TESTED, 4, num_classes, _SPARSE)),
+        accuracy(focus, focus_head, draw_stills(test, _TESTED, 1, num_classes)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the checkpoint of the command line, over an earlier one; returns the exit code."""
+    parser = OneLineParser(description="Pretrain both backbones on stills of the toy data set's objects.")
+    parser.add_argument("--data_dir", type=Path, default=DEFAULT_FOLDER, help="of the videos (default: data/toy)")
+    parser.add_argument("--glance_arch", choices=GLANCE_ARCHITECTURES, default=GLANCE_ARCHITECTURES[0])
+    parser.add_argument("--seed", type=whole(0), default=0, help="default: 0")
+    given = parser.parse_args(arguments)
+    make_toy_dataset(given.data_dir, workers=os.cpu_count() or 1)
+    num_classes = get_dataset("toy", given.data_dir).num_classes
+    path = file_in(given.data_dir, num_classes, given.glance_arch)
+    glance, focus = pretrain(path, num_classes, given.glance_arch, given.seed)
+    print(f"done: {path}; on new stills the glance network names {glance:.1f} %, the focus network {focus:.1f} %")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,69 @@
+"""ops/toy/pretrain.py: stills are labelled with what they show, and training starts from what was learned on them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import main
+from ops import checkpoint
+from ops.toy import pretrain
+from ops.toy.dataset import ToySettings, make_toy_dataset
+from tests.conftest import SMALL_OPTIONS, call
+
+
+def test_targets_say_where_the_badges_are_and_of_which_colour():
+    images, targets = pretrain.draw_stills(np.random.default_rng(0), 6, tiles=4, classes=9, badges=0.5)
+    assert images.shape == (6, 3, 128, 128) and images.dtype == torch.uint8 and targets.shape == (6, 4, 4, 9)
+    with_badge, without = [], []
+    for still, row, column in np.ndindex(6, 4, 4):
+        tile = images[still, :, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32].int()
+        target = targets[still, row, column]
+        assert target.sum() == pytest.approx(1) and float(target.max()) in (1, pytest.approx(1 / 9))
+        for colour in range(3):  # red, green, blue
+            others = tile[[c for c in range(3) if c != colour]].amax(0)
+            shown = with_badge if target.max() == 1 and target.argmax() % 3 == colour else without
+            shown.append(float((tile[colour] - others > 90).float().mean()))
+    assert min(with_badge) > 0.03 and np.mean(with_badge) > 5 * np.mean(without)
+
+
+def test_tiles_without_a_badge_have_no_class_to_name():
+    """A network that is sure of a class everywhere loses more than one that knows nothing."""
+    network, head = nn.Identity(), nn.Linear(3, 2)
+    nothing = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.full((2, 1, 1, 2), 0.5)
+    nn.init.zeros_(head.weight)
+    head.bias.data = torch.tensor([5.0, 0.0])
+    pretrain.train(network, head, lambda share: nothing, steps=60, rate=0.2, name="test")
+    one, other = pretrain.tile_logits(network, head, nothing[0], 1)[0, 0, 0].tolist()
+    assert abs(one - other) < 1
+
+
+def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
+    thin_networks, no_pictures, tmp_path, monkeypatch, capsys
+):
+    for number in ("FOCUS_STEPS", "GLANCE_STEPS", "_TESTED"):
+        monkeypatch.setattr(pretrain, number, 2)
+    sizes = {"num_train": 2, "num_val": 2, "num_classes": 2, "frames": 6, "height": 48, "width": 48}
+    make_toy_dataset(tmp_path / "data", ToySettings(**sizes))
+    options = ["--dataset", "toy", "--data_dir", tmp_path / "data", "--root_log", tmp_path / "log", *SMALL_OPTIONS]
+    path = tmp_path / "data" / "pretrained_mbv2_2.pth.tar"
+    for _ in range(2):
+        assert call(main.main, *options, "--pretrained", "toy", "--epochs", 1, "--lr", 1e-9) == 0
+        assert f"weights of {path}" in capsys.readouterr().out
+        made = path.stat().st_mtime_ns
+    assert path.stat().st_mtime_ns == made
+    before = checkpoint.read(path).state_dict
+    (run,) = (tmp_path / "log").iterdir()
+    after = checkpoint.read(run / "ckpt.pth.tar").state_dict
+    for name in ("global_CNN_fc.1.weight", "aux_fc.weight", "local_CNN_fc.1.weight", "local_CNN.conv1.weight"):
+        torch.testing.assert_close(after[name], before[name])
+
+
+@pytest.mark.usefixtures("thin_networks")
+def test_the_command_says_how_much_was_learned(tmp_path, monkeypatch, capsys):
+    for number in ("FOCUS_STEPS", "GLANCE_STEPS"):
+        monkeypatch.setattr(pretrain, number, 2)
+    monkeypatch.setattr(pretrain, "_TESTED", 40)
+    make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
+    assert call(pretrain.main, "--data_dir", tmp_path) == 0
+    assert "pretrained_mbv2_2.pth.tar; on new stills the glance network names " in capsys.readouterr().out

@@ -51,7 +51,7 @@ from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
 
 # What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options beside those of --dataset toy.
-DATA: dict[str, int] = {"num_train": 800, "num_val": 240, "seed": 1}
+DATA: dict[str, int] = {"num_train": 960, "num_val": 240, "seed": 1}
 OPTIONS: dict[str, Any] = {}
 REPORT = "policy_report.json"
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve

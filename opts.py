@@ -298,6 +298,8 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
         parser.error("--evaluate needs --resume, the checkpoint to evaluate")
     if options.resume and options.init_from:
         parser.error("--resume goes on with a run and --init_from starts one: give one of them")
+    if options.pretrained == "toy" and options.dataset != "toy":
+        parser.error(f"--pretrained toy is for --dataset toy, not for {options.dataset}: leave it out")
     if options.num_segments % options.num_glance_segments:
         parser.error(
             f"--num_segments {options.num_segments} must be a multiple of "

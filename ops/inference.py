@@ -57,12 +57,18 @@ def prepare_for_inference(model: UniAdaFocus, precision: str = "float32", compil
     return prepared
 
 
+def gpu_has_bfloat16(device: torch.device) -> bool:
+    """Whether the GPU computes in bfloat16, rather than that PyTorch imitates it."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError where the backbones cannot compute in this precision, one of `PRECISIONS`, on the device."""
     if precision == "float32":
         return
     if device.type == "cuda":
-        if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if precision == "bfloat16" and not gpu_has_bfloat16(device):
             raise UserError("this GPU has no bfloat16 (they do from Ampere on): take float16, or leave it out")
         return
     if precision == "float16":
@@ -76,16 +82,19 @@ def check_precision(precision: str, device: torch.device) -> None:
 @contextlib.contextmanager
 def float32_convolutions() -> Iterator[None]:
     """Turn TF32 off for convolutions on a GPU: its rounding depends on the batch size and could move a video's exit."""
-    # From PyTorch 2.9 on; where one interface has been used, the other refuses to be read.
-    where, name, off = torch.backends.cudnn, "allow_tf32", False
-    if hasattr(where, "conv"):
-        where, name, off = where.conv, "fp32_precision", "ieee"
-    before = getattr(where, name)
-    setattr(where, name, off)
+    # Where one of PyTorch's interfaces (the other is from 2.9 on) has been used, the other refuses to be read.
+    places, name, off = [torch.backends.cudnn], "allow_tf32", False
+    if hasattr(torch.backends.cudnn, "conv"):
+        # The older one can be read within the block, as PyTorch does, only where these are alike.
+        places, name, off = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn], "fp32_precision", "ieee"
+    before = [getattr(place, name) for place in places]
+    for place in places:
+        setattr(place, name, off)
     try:
         yield
     finally:
-        setattr(where, name, before)
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
 
 
 class InferenceNetwork(nn.Module):

@@ -249,9 +249,9 @@ def open_log(run: Run, state: TrainingState) -> None:
 
 def line_on_waiting(epoch: Averages) -> str:
     """What to change where an epoch's steps spent more than a tenth of their time waiting for frames; else ""."""
-    share = epoch.data_seconds / epoch.step_seconds
-    if share <= 0.1:
+    if epoch.data_seconds <= 0.1 * epoch.step_seconds:  # both are 0 where no step was left
         return ""
+    share = epoch.data_seconds / epoch.step_seconds
     return f"warning: {share:.0%} of the time went by waiting for frames: more --workers (a core each), or faster disks"
 
 

@@ -23,12 +23,13 @@ from ops.data.check import check_splits
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches
 from ops.engine import TrainingState
-from ops.inference import check_precision
+from ops.inference import check_precision, gpu_has_bfloat16
 from ops.inference_cpu import computes_in_bfloat16
 from ops.optim import build_optimizer
 from ops.utils import distributed
 from ops.utils.errors import UserError, first_line
 from ops.utils.session import Run
+from ops.utils.signals import leaving_at_once
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,6 +105,8 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         scaler = torch.amp.GradScaler(run.device.type, enabled=False)
         if mixed_precision:
             scaler = train_in_half(model, options.amp_dtype, options.amp_scope, run.device)
+            if model.half_dtype is None:
+                run.log.line("this CPU has no instructions for bfloat16: training in float32 (--amp_dtype)")
         state = TrainingState(model, model, build_optimizer(model, **_taken_by(build_optimizer, options)), scaler)
         if found:
             checkpoint.restore(state, found, options, len(data.train))
@@ -208,7 +211,8 @@ def pretrained_on_toy(model: UniAdaFocus, options: argparse.Namespace) -> Path:
     path = pretrain.file_in(Path(options.data_dir), model.num_classes, options.glance_arch)
     with distributed.main_process_first():
         if distributed.is_main_process() and not path.exists():
-            pretrain.pretrain(path, model.num_classes, options.glance_arch)
+            with leaving_at_once():  # there is nothing of it to save
+                pretrain.pretrain(path, model.num_classes, options.glance_arch)
     return path
 
 
@@ -220,7 +224,7 @@ def train_in_half(model: UniAdaFocus, dtype: str, scope: str, device: torch.devi
         return torch.amp.GradScaler(device.type, enabled=False)
     if dtype == "auto":
         dtype = "float16" if on_gpu else "bfloat16"
-    if dtype == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if dtype == "bfloat16" and on_gpu and not gpu_has_bfloat16(device):
         raise UserError("this GPU has no bfloat16 (they do from Ampere on): use --amp_dtype float16")
     model.train_in_half(getattr(torch, dtype), scope)
     return torch.amp.GradScaler(device.type, enabled=dtype == "float16")

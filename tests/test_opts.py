@@ -119,6 +119,7 @@ def test_the_toy_dataset_has_small_settings_that_options_override():
         (f"--data_dir x --num_segments {10**30}", f"argument --num_segments: {10**30} is above 10000"),
         (f"--data_dir x --workers {10**9}", "argument -j/--workers: 1000000000 is above 1000"),
         (f"--data_dir x --eval_suffix {'x' * 300}", "cannot be a part of a file name"),
+        ("--data_dir x --pretrained toy", "--pretrained toy is for --dataset toy"),
         ("--data_dir x --dropout 1", "argument --dropout/--do: 1 is not in 0 .. 1"),
         ("--data_dir x --patchsize 96", "unrecognized arguments: --patchsize 96"),
         ("--data_dir x --num 3", "ambiguous option: --num could match"),

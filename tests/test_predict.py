@@ -20,7 +20,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.early_exit.curve import compute_curves, exit_decisions
 from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from ops.flops import exit_gflops
-from ops.predict import predictor
+from ops.predict import run as predict_run
 from ops.predict.batches import SegmentReader, VideoBatch
 from ops.predict.output import Table
 from ops.predict.paths import find
@@ -270,8 +270,8 @@ def test_devices_that_no_network_runs_on_are_refused():
 
 def test_half_precision_reaches_both_backbones_and_one_that_the_device_lacks_is_refused(home, monkeypatch, capsys):
     made = []
-    original = predictor.prepare_for_inference
-    monkeypatch.setattr(predictor, "prepare_for_inference", lambda *given: made.append(original(*given)) or made[-1])
+    original = predict_run.prepare_for_inference
+    monkeypatch.setattr(predict_run, "prepare_for_inference", lambda *given: made.append(original(*given)) or made[-1])
     video, resume = home.folder / "videos" / "a.mp4", ["--resume", home.folder / "ours.pth.tar"]
     assert call(predict.main, video, *resume, "--eval_precision", "float16") == 2
     assert "float16 is for GPUs" in the_error(capsys.readouterr().err)

@@ -7,7 +7,7 @@ import torch
 
 import main
 import main_semiAMP
-from ops.loss_history import Averages
+from ops.loss_history import Averages, LossHistory
 from ops.runner import line_on_waiting
 from ops.setup import train_in_half
 from ops.utils.errors import UserError
@@ -106,7 +106,7 @@ def test_a_cpu_without_bfloat16_trains_in_float32_unless_told_otherwise(small_mo
 
 
 def test_a_gpu_without_bfloat16_is_told_to_use_float16(small_model, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr("ops.setup.gpu_has_bfloat16", lambda device: False)
     with pytest.raises(UserError, match="use --amp_dtype float16"):
         train_in_half(small_model, "bfloat16", "backbones", torch.device("cuda"))
 
@@ -129,5 +129,6 @@ def test_options_without_effect_are_refused_in_one_line(script, change, message,
 
 def test_an_epoch_that_waited_for_frames_says_what_to_change():
     assert line_on_waiting(Averages(step_seconds=1.0, data_seconds=0.1, figures={})) == ""
+    assert line_on_waiting(LossHistory(0, str).epoch_averages()) == ""  # an epoch resumed at its end
     line = line_on_waiting(Averages(step_seconds=1.0, data_seconds=0.4, figures={}))
     assert "40%" in line and "--workers" in line

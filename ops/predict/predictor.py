@@ -20,7 +20,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.data.dataset import BACKENDS
 from ops.early_exit.inference import EarlyExitInference
 from ops.flops import exit_gflops
-from ops.inference import float32_convolutions, prepare_for_inference
+from ops.inference import float32_convolutions
 from ops.metrics import ArrayLike
 from ops.predict.batches import READING_ERRORS, SegmentReader, VideoBatch, reason
 from ops.predict.paths import FoundVideo
@@ -62,14 +62,13 @@ class Predictor:
     """Predicts the classes of videos with one network.
 
     Args:
-        model: in evaluation mode, on its device.
+        model: in evaluation mode, on its device; fastest once `prepare_for_inference`.
         thresholds: [F + 1], as `EarlyExitInference` takes them; without them each video gets all F patches.
         criterion: of the thresholds.
         topk: classes of each video in its prediction, at most all.
         batch_size: videos at a time.
         settings: of the frames, as for `ops.video_jpg`.
         decode: as for `VideoDataset`.
-        precision: as for `prepare_for_inference`.
         illustrate: draws what was seen.
     """
 
@@ -83,11 +82,10 @@ class Predictor:
         batch_size: int = 8,
         settings: FrameSettings = FrameSettings(),
         decode: str = BACKENDS[0],
-        precision: str = "float32",
         illustrate: Illustrate | None = None,
     ) -> None:
         self.gflops = exit_gflops(model)
-        self.model = prepare_for_inference(model, precision)
+        self.model = model
         if thresholds is None:
             thresholds = np.full(len(self.gflops), np.inf, dtype=np.float32)
         self.inference = EarlyExitInference(self.model, thresholds, criterion)

@@ -11,18 +11,18 @@ from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
 from ops.early_exit.thresholds import file_hash, read_thresholds
-from ops.inference import check_precision
+from ops.inference import check_precision, prepare_for_inference
 from ops.predict.output import STDOUT, Table, as_csv, as_json, check_writable, deliver
 from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Outcome, Predictor
 from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
 from ops.utils.failure_list import printable
-from ops.utils.signals import leaving_on_sigterm
+from ops.utils.signals import leaving_at_once
 from ops.video.frame_folders import FrameSettings
 from ops.video.opencv import silence_decoders
 
 
-@leaving_on_sigterm()
+@leaving_at_once()
 def predict(options: argparse.Namespace) -> int:
     """Predict as the options of `predict.py` say. Returns the exit code; wrong input is a UserError."""
     for target in filter(None, (options.json, options.csv)):
@@ -111,13 +111,12 @@ def build_predictor(
         paths = [video.path for video in videos]
         illustrate = Illustrator(class_names, paths, options.save_images, options.save_video)
     return Predictor(
-        model,
+        prepare_for_inference(model, options.eval_precision),
         thresholds,
         criterion,
         topk=options.topk,
         batch_size=options.batch_size,
         settings=FrameSettings(height=options.height, frame_rate=options.frame_rate),
         decode=options.decode,
-        precision=options.eval_precision,
         illustrate=illustrate,
     )

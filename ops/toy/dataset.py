@@ -6,7 +6,7 @@
 
 The last line then reads
 
-    done: 240 + 96 videos of 6 classes in data/toy
+    done: 240 + 96 videos of 9 classes in data/toy
 
 DATA_DIR/videos holds the videos, DATA_DIR/frames their frames, made by `ops.video.extraction` as for any video, and
 classInd.txt, train_split.txt and val_split.txt are in ActivityNet's format. What decides the class, a small badge that

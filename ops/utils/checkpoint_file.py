@@ -139,7 +139,9 @@ def _plain_values(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _momenta(value: Any) -> list[Tensor | None]:
+def _momenta(value: Any) -> list[Tensor | None] | None:
+    if not _mapping(value):  # of a checkpoint that was stripped of it
+        return None
     groups, states = _mapping(value).get("param_groups"), value.get("state")
     if not isinstance(groups, (list, tuple)) or not isinstance(states, Mapping):
         raise ValueError("holds no state of an optimizer")

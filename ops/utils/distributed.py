@@ -6,6 +6,7 @@ included. CPU tensors travel over Gloo, GPU tensors over NCCL.
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,6 +19,7 @@ from ops.utils.errors import UserError
 
 TIME_LIMIT = 30.0  # minutes to wait for another process
 PATIENCE = 15.0  # seconds in which a process that is still there answers, after a failed exchange
+SECONDS_TO_LEAVE = 5.0  # the process group, after a failure
 MEETING_PLACE = "env://"  # where processes find each other: at the address that the launcher says
 
 
@@ -60,8 +62,13 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     _join(backend, timedelta(minutes=time_limit))
-    yield device
-    # After a failure the process just ends: here NCCL would wait for the others, who may never come.
+    try:
+        yield device
+    except BaseException:  # here NCCL waits for the others, who may never come: the reason must not wait with it
+        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(SECONDS_TO_LEAVE)
+        raise
     dist.destroy_process_group()
 
 
@@ -74,8 +81,11 @@ def _join(backend: str, time_limit: timedelta) -> None:
     """
     store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
     attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=2 * time_limit)
-    dist.group.WORLD._get_backend(torch.device("cpu"))._set_default_timeout(time_limit)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
+    if "nccl" in backend:
+        nccl = dist.group.WORLD._get_backend(torch.device("cuda"))
+        if hasattr(nccl, "_set_default_timeout"):  # not with TORCH_DISTRIBUTED_DEBUG=DETAIL
+            nccl._set_default_timeout(2 * time_limit)
 
 
 def missing_ranks() -> list[int]:

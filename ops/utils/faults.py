@@ -39,10 +39,13 @@ def explained(options: argparse.Namespace, folder: Path) -> Iterator[None]:
         message = explanation(error, options)
         if message is None:
             raise
-        training = not options.evaluate and not hasattr(options, "calibrate_on")
-        if training and os.path.exists(folder / "ckpt.pth.tar"):
+        if _trains(options) and os.path.exists(folder / "ckpt.pth.tar"):
             message += "; the last checkpoint stays, go on with --resume auto"
         raise UserError(message) from error
+
+
+def _trains(options: argparse.Namespace) -> bool:
+    return not options.evaluate and not hasattr(options, "calibrate_on")
 
 
 def is_out_of_gpu_memory(error: Exception) -> bool:
@@ -55,10 +58,14 @@ def explanation(error: Exception, options: argparse.Namespace) -> str | None:
     text = str(error)
     if is_out_of_gpu_memory(error):
         share = options.batch_size // distributed.world_size()
+        remedy = "a smaller --batch_size or --eval_precision float16"
+        if _trains(options):
+            remedy = (
+                "--grad_accum 2 or more, --amp_dtype with main_semiAMP.py, or a smaller --batch_size (and --lr with it)"
+            )
         return (
             f"out of GPU memory with --batch_size {options.batch_size} ({share} on this GPU), --patch_size "
-            f"{options.patch_size}, --num_segments {options.num_segments}: give --grad_accum 2 or more, "
-            "--amp_dtype with main_semiAMP.py, or a smaller --batch_size (and --lr with it)"
+            f"{options.patch_size}, --num_segments {options.num_segments}: give {remedy}"
         )
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
         return "out of memory: lower --batch_size or --workers"

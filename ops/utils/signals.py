@@ -26,13 +26,14 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def leaving_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, by an exception, so that what is temporary is removed; exit code 143."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+def leaving_at_once() -> Iterator[None]:
+    """A signal ends the block by an exception, so that what is temporary is removed; exit code 143 or 130."""
+    before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:

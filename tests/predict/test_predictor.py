@@ -3,6 +3,7 @@
 import functools
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,19 +31,18 @@ VIDEOS = 7
 
 @pytest.fixture(scope="module")
 def model() -> UniAdaFocus:
-    return thin_reference_model(4, **SMALL)
+    return prepare_for_inference(thin_reference_model(4, **SMALL))
 
 
 @pytest.fixture(scope="module")
-def slow_functions() -> dict:
-    """Those that take a second, done once for each model."""
-    return {function.__name__: functools.cache(function) for function in (prepare_for_inference, exit_gflops)}
+def counted_once() -> Callable[[UniAdaFocus], list[float]]:
+    """The GFLOPs of a model, which take a while to count."""
+    return functools.cache(exit_gflops)
 
 
 @pytest.fixture(autouse=True)
-def prepared_once(slow_functions, monkeypatch):
-    for name, function in slow_functions.items():
-        monkeypatch.setattr(predictor, name, function)
+def quick_predictors(counted_once, monkeypatch):
+    monkeypatch.setattr(predictor, "exit_gflops", counted_once)
 
 
 @pytest.fixture(scope="module")

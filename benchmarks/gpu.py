@@ -114,11 +114,11 @@ def training_row(way: Way, arguments: argparse.Namespace, peak: float | None) ->
     allow_tf32(way.tf32)
     steps, memory = {}, {}
     for name in NAMES:
-        held = _peak_memory(arguments.device)
+        held = _memory(arguments.device, peak=False)
         step = contestant(name, way, arguments).step
         steps[name] = partial(_repeat, step, arguments.steps)
         _repeat(step, 2)  # the second has the optimizer's momenta
-        memory[name] = (_peak_memory(arguments.device) - held) / 1e9
+        memory[name] = (_memory(arguments.device) - held) / 1e9
     seconds, _ = take_turns(steps, arguments.rounds, arguments.device, warm_up=False)
     with FlopCounterMode(display=False) as counter:  # of one that is not compiled
         Contestant("ours", arguments).step()
@@ -135,13 +135,14 @@ def _repeat(step: Callable[[], object], times: int) -> None:
         step()
 
 
-def _peak_memory(device: str) -> int:
-    """Bytes of the GPU at the peak since this was last asked for; 0 on a CPU."""
+def _memory(device: str, peak: bool = True) -> int:
+    """Bytes of the GPU at the peak since this was asked for without `peak`, which gives those now; 0 on a CPU."""
     if not device.startswith("cuda"):
         return 0
-    peak = torch.cuda.max_memory_allocated(device)
+    if peak:
+        return torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return peak
+    return torch.cuda.memory_allocated(device)
 
 
 def _share(rate: float, peak: float | None) -> str:

@@ -161,15 +161,16 @@ def test_bad_files_are_listed_and_the_others_go_on(tmp_path, workers, capsys):
     make_video(source / "z.mp4", 5)
     (source / "empty.mp4").touch()
     (source / "text.webm").write_text("hello " * 100)
+    os.mkfifo(source / "pipe.mp4")
     cut = make_video(source / "cut.avi", 60).read_bytes()
     (source / "cut.avi").write_bytes(cut[: len(cut) // 2])
     assert call(main, source, target, "--parallel", "--num_workers", workers) == 1
     assert tree(target) == {"good": 5, "z": 5}
     reasons = failures(target)
-    assert reasons.keys() == {"empty.mp4", "text.webm", "cut.avi"}
+    assert reasons.keys() == {"empty.mp4", "text.webm", "pipe.mp4", "cut.avi"}
     assert "empty file" in reasons["empty.mp4"] and "60" in reasons["cut.avi"]
     printed = capsys.readouterr()
-    assert "failed: empty.mp4: is an empty file" in printed.err and "3 failed" in printed.out
+    assert "failed: empty.mp4: is an empty file" in printed.err and "4 failed" in printed.out
 
     for name in reasons:
         (source / name).unlink()

@@ -11,11 +11,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from ops.video.errors import VideoError
+from ops.video.errors import VideoError, check_readable
 
 _CONTAINER = re.compile(r"Input #\d+, (\S+), from")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -115,7 +116,7 @@ def promised_frames(video: Path, outcome: Outcome, frames: int) -> float:
 
 def stated_lengths(videos: Sequence[Path]) -> list[tuple[float, float]]:
     """(frames, frames per second) as the headers say, of those of `videos` that say it."""
-    lengths, waiting = [], list(videos)
+    lengths, waiting = [], [video for video in videos if _is_readable(video)]
     while waiting:
         inputs = [word for video in waiting for word in ("-i", source_of(video))]
         command = ["ffmpeg", "-nostdin", "-hide_banner", *inputs]
@@ -127,6 +128,13 @@ def stated_lengths(videos: Sequence[Path]) -> list[tuple[float, float]]:
                 lengths.append((_seconds(stated.groups()) * float(rate[1]), float(rate[1])))
         waiting = waiting[len(opened) + 1 :]  # it stops at the first that it cannot open
     return lengths
+
+
+def _is_readable(video: Path) -> bool:
+    with suppress(VideoError):
+        check_readable(video)
+        return True
+    return False
 
 
 def _seconds(parts: Sequence[str]) -> float:

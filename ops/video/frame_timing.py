@@ -20,8 +20,10 @@ def is_constant(times: Sequence[float], rate: float) -> bool:
     strays = [abs(time - number / rate) for number, time in enumerate(times)]
     if not times or max(strays) * rate > _PATIENCE - 1:
         return False
+    if max(strays) < _ROUNDED:
+        return True
     guessed = min((round(rate), round(rate * 1.001) / 1.001), key=lambda guess: abs(guess - rate))
-    return max(strays) < _ROUNDED or abs(rate / guessed - 1) * len(times) < 0.1 if guessed else False
+    return guessed > 0 and abs(rate / guessed - 1) * len(times) < 0.1
 
 
 def frames_at_rate(times: Sequence[float], source_rate: float, rate: float) -> list[int]:

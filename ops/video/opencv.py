@@ -25,7 +25,7 @@ from ops.video.frame_timing import frames_at_rate, is_constant
 
 _DECODER_LINE = re.compile(rb"^\[[^\]]+ @ 0x[0-9a-f]+\] *(.+)", re.MULTILINE)
 _INTERLACED = "interlaced to progressive"  # in a decoder's line
-_standard_error = threading.Lock()
+_standard_error = threading.RLock()
 
 
 class PlainVideo:
@@ -54,7 +54,7 @@ class PlainVideo:
         with path.open("rb") as file:
             head = file.read(12)
         # MP4 and AVI files state their number of frames, and have no sound before time zero.
-        self._is_mp4 = head[4:8] == b"ftyp"
+        self._is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # old QuickTime files, too
         is_indexed = self._is_mp4 or (head[:4] == b"RIFF" and head[8:] == b"AVI ")
         if len(self._times) < (promised if is_indexed else 0.98 * promised - 5):
             raise NotPlain(f"cut short: the header promises {promised:.0f} frames, {len(self._times)} are there")

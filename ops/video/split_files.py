@@ -123,6 +123,7 @@ def write_split_files(
         for name, lines in contents.items():
             file = together.enter_context(whole_file(folder / name))
             file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
     return SplitSummary(len(classes), len(rows["train"]), len(rows["val"]), left_out)
 
 

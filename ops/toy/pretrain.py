@@ -30,7 +30,7 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataset_config import get_dataset
-from models.backbones import GLANCE_ARCHITECTURES, STRIDE, build_focus_network, build_glance_network
+from models.backbones import GLANCE_ARCHITECTURES, build_focus_network, build_glance_network
 from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD
 from ops import checkpoint
 from ops.inference_cpu import computes_in_bfloat16
@@ -40,11 +40,12 @@ from ops.utils.checkpoint_file import PREFIX
 from ops.utils.errors import EXIT_DONE, run_entry
 from opts import OneLineParser, whole
 
-FOCUS_STEPS, GLANCE_STEPS = 200, 800
+FOCUS_STEPS, GLANCE_STEPS, SPARSE_STEPS = 200, 600, 150
 FOCUS_BATCH, GLANCE_BATCH = 32, 8
-FOCUS_RATE, GLANCE_RATE = 0.001, 0.003
+FOCUS_RATE, GLANCE_RATE, SPARSE_RATE = 0.001, 0.003, 0.001
 FRAME_HEIGHT = ToySettings().height  # badges have the sizes that they have in frames of this height
-_CROWDED, _SPARSE = 0.75, 0.1  # shares of tiles with a badge, at first and at last: hardly more than frames have
+_CROWDED = 0.75  # share of tiles with a badge
+_THINNED, _SPARSE = 0.4, 0.1  # later, from and to: hardly more than frames have
 _GREY = 0.15  # least share of tiles with a grey disc, about that of frames
 _ALIKE = 4  # stills with parts of the same background; batch norms must not see a batch of one
 _TESTED = 256  # stills
@@ -63,7 +64,7 @@ def draw_stills(
         classes: the badges are of the first ones.
         badges: the share of squares with a badge; somewhat fewer have a grey disc, maybe below the badge.
     """
-    side = 64 if tiles == 1 else STRIDE  # pixels: a patch, or what a cell of the glance map stands for
+    side = 128 // max(tiles, 2)  # pixels: of a patch, or of one or two cells of the glance map for a frame of 128
     labels = generator.integers(classes, size=(count, tiles, tiles))
     labels[generator.random(labels.shape) > badges] = -1
     targets = np.full((*labels.shape, classes), 1 / classes, np.float32)
@@ -140,12 +141,16 @@ def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int 
     def focus_stills(share: float) -> Stills:
         return draw_stills(generator, FOCUS_BATCH, 1, num_classes)
 
-    def glance_stills(share: float) -> Stills:
-        thinned = max(0.0, 4 * share - 3)  # in the last quarter, so that batch norms get used to frames
-        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _CROWDED + thinned * (_SPARSE - _CROWDED))
+    def crowded_stills(share: float) -> Stills:  # of both sizes, so that what is around a badge does not matter
+        return draw_stills(generator, GLANCE_BATCH, int(generator.choice((2, 4))), num_classes)
+
+    def sparse_stills(share: float) -> Stills:
+        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _THINNED + share * (_SPARSE - _THINNED))
 
     train(focus, focus_head, focus_stills, FOCUS_STEPS, FOCUS_RATE, "focus network")
-    train(glance, glance_head, glance_stills, GLANCE_STEPS, GLANCE_RATE, "glance network")
+    train(glance, glance_head, crowded_stills, GLANCE_STEPS, GLANCE_RATE, "glance network")
+    # With its own small rate: batch norms get used to frames, and what was learned stays.
+    train(glance, glance_head, sparse_stills, SPARSE_STEPS, SPARSE_RATE, "glance network, sparse stills")
     parts = {
         "global_CNN": glance, "global_CNN_fc.1": glance_head, "aux_fc": glance_head,
         "local_CNN": focus, "local_CNN_fc.1": focus_head,

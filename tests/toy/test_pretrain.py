@@ -41,7 +41,7 @@ def test_tiles_without_a_badge_have_no_class_to_name():
 def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
     thin_networks, no_pictures, tmp_path, monkeypatch, capsys
 ):
-    for number in ("FOCUS_STEPS", "GLANCE_STEPS", "_TESTED"):
+    for number in ("FOCUS_STEPS", "GLANCE_STEPS", "SPARSE_STEPS", "_TESTED"):
         monkeypatch.setattr(pretrain, number, 2)
     sizes = {"num_train": 2, "num_val": 2, "num_classes": 2, "frames": 6, "height": 48, "width": 48}
     make_toy_dataset(tmp_path / "data", ToySettings(**sizes))
@@ -61,7 +61,7 @@ def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
 
 @pytest.mark.usefixtures("thin_networks")
 def test_the_command_says_how_much_was_learned(tmp_path, monkeypatch, capsys):
-    for number in ("FOCUS_STEPS", "GLANCE_STEPS"):
+    for number in ("FOCUS_STEPS", "GLANCE_STEPS", "SPARSE_STEPS"):
         monkeypatch.setattr(pretrain, number, 2)
     monkeypatch.setattr(pretrain, "_TESTED", 40)
     make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))

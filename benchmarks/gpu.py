@@ -109,8 +109,11 @@ def contestant(name: str, way: Way, arguments: argparse.Namespace) -> Contestant
     return ours
 
 
-def training_row(way: Way, arguments: argparse.Namespace, peak: float | None) -> Row:
-    """Videos per second of training steps; the memory of each, ours beside the peak, and how busy the device was."""
+def training_row(way: Way, arguments: argparse.Namespace, flops: int, peak: float | None) -> Row:
+    """Videos per second of training steps; the memory of each, ours beside the peak, and how busy the device was.
+
+    flops: of a step of ours.
+    """
     allow_tf32(way.tf32)
     steps, memory = {}, {}
     for name in NAMES:
@@ -120,9 +123,7 @@ def training_row(way: Way, arguments: argparse.Namespace, peak: float | None) ->
         _repeat(step, 2)  # the second has the optimizer's momenta
         memory[name] = (_memory(arguments.device) - held) / 1e9
     seconds, _ = take_turns(steps, arguments.rounds, arguments.device, warm_up=False)
-    with FlopCounterMode(display=False) as counter:  # of one that is not compiled
-        Contestant("ours", arguments).step()
-    rate = counter.get_total_flops() * arguments.steps / median(seconds["ours"]) / 1e12
+    rate = flops * arguments.steps / median(seconds["ours"]) / 1e12
     remarks = ["{yardstick:.2f} and {ours:.2f} GB".format(**memory), f"{rate:.3g} TFLOP/s{_share(rate, peak)}"]
     if arguments.device.startswith("cuda"):
         remarks.append(f"device busy for {100 * _busy(steps['ours']):.0f} % of the time")
@@ -250,8 +251,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
 def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
     on_gpu = arguments.device.startswith("cuda")
     peak = arguments.peak_tflops or (peak_of(torch.cuda.get_device_name(arguments.device)) if on_gpu else None)
+    with FlopCounterMode(display=False) as counter:  # the same in every way to train, and not seen in compiled ones
+        Contestant("ours", arguments).step()
     for way in TRAINING:
-        yield training_row(way, arguments, peak)
+        yield training_row(way, arguments, counter.get_total_flops(), peak)
     both: Mapping[str, Contestant] = {name: Contestant(name, arguments) for name in NAMES}
     for title, tf32, precision, compiled in EVALUATION:
         if on_gpu or precision != "float16":  # `prepare_for_inference` has none on a CPU

@@ -103,7 +103,7 @@ def test_any_value_anywhere_is_refused_or_used_as_it_is(seed, content, tmp_path)
                 continue
         try:
             (tmp_path / checkpoint.LAST).write_bytes(saved(bad))
-        except (NotImplementedError, RuntimeError):
+        except RuntimeError:  # torch.save refuses the value itself, so no file can hold it
             continue
         refused_or_sound(tmp_path)
 

@@ -2,15 +2,13 @@
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --batch_size 32 --rounds 5
+    python -m benchmarks.gpu --only bfloat16 exit       # the rows with one of these in their name
     python -m benchmarks.gpu --peak_tflops 197          # a chip whose bfloat16 peak is not in the table
-
-No figure from a GPU exists yet: nobody has run this on one. It has only been tried on a CPU, with tiny sizes
-(`--device cpu --num_segments 6 ...`), to see that it works.
 
 At the published sizes, with --steps steps between two looks at the clock: training and evaluation of the yardstick
 (`yardstick.py`) and of ours in every precision, with TF32 as PyTorch has it (in convolutions only) and off, compiled or
 not, and ours with NCHW backbones; training from frames on disk, data workers included; early exit; the two backbones
-alone. Last, the ten operations that take most of a training step. The rows also go into --output as JSON.
+alone. Last, the ten operations that take most of a training step. The rows also go into --output as JSON, after each.
 """
 
 import argparse
@@ -18,7 +16,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +38,7 @@ from ops.utils.files import whole_file
 
 OPTIONS = SIZES | {
     "batch_size": 16, "rounds": 3, "steps": 10, "device": "cuda", "peak_tflops": 0.0, "output": "results/gpu.json",
+    "only": [""],
 }  # fmt: skip
 
 # Dense bfloat16 TFLOP/s without sparsity, from NVIDIA's data sheets; the first name that the device's contains.
@@ -103,7 +102,8 @@ def contestant(name: str, way: Way, arguments: argparse.Namespace) -> Contestant
     ours = Contestant(name, arguments, way.precision, way.scope, way.again)
     if not way.channels_last:
         for parameter in ours.model.parameters():
-            parameter.data = parameter.data.contiguous()
+            # Not contiguous(): the strides of 1 x 1 kernels, which count as both, have to be those of the gradients.
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     if way.compiled:
         compile_backbones(ours.model)
     return ours
@@ -152,7 +152,7 @@ def _share(rate: float, peak: float | None) -> str:
 
 def _busy(work: Callable[[], object]) -> float:
     """The share of the wall time in which a kernel ran; above 1 where several do at once."""
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         started = time.perf_counter()
         work()
         torch.cuda.synchronize()
@@ -230,41 +230,48 @@ def slowest_operations(ours: Contestant, number: int = 10) -> str:
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """All rows, which are written as JSON when they are there; then the slowest operations are printed."""
-    rows = []
-    for row in _rows(arguments):
-        rows.append(row)
-        yield row
+    """The rows asked for, which are written as JSON one by one; then the slowest operations are printed."""
     on_gpu = arguments.device.startswith("cuda")
     found = {
         "device": torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU",
         "torch": torch.__version__,
         "options": vars(arguments),
-        "rows": [asdict(row) for row in rows],
+        "rows": [],
     }
-    with whole_file(Path(arguments.output)) as file:
-        file.write(json.dumps(found, indent=1).encode())
+    for title, rows in _parts(arguments):
+        if any(text in title for text in arguments.only):
+            for row in rows():
+                found["rows"].append(asdict(row))
+                with whole_file(Path(arguments.output)) as file:
+                    file.write(json.dumps(found, indent=1).encode())
+                yield row
     ours = contestant("ours", SEMI_AMP, arguments)
     print(f"\na training step of ours, {SEMI_AMP.title}\n{slowest_operations(ours)}")
 
 
-def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
+def _parts(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Iterable[Row]]]]:
+    """What --only chooses from, and how to get its rows."""
     on_gpu = arguments.device.startswith("cuda")
     peak = arguments.peak_tflops or (peak_of(torch.cuda.get_device_name(arguments.device)) if on_gpu else None)
     with FlopCounterMode(display=False) as counter:  # the same in every way to train, and not seen in compiled ones
         Contestant("ours", arguments).step()
+    flops = counter.get_total_flops()
     for way in TRAINING:
-        yield training_row(way, arguments, counter.get_total_flops(), peak)
-    both: Mapping[str, Contestant] = {name: Contestant(name, arguments) for name in NAMES}
+        yield f"training, {way.title}", lambda way=way: [training_row(way, arguments, flops, peak)]
+    both = {name: Contestant(name, arguments) for name in NAMES}
     for title, tf32, precision, compiled in EVALUATION:
-        if on_gpu or precision != "float16":  # `prepare_for_inference` has none on a CPU
+
+        def evaluation(title: str = title, tf32: bool = tf32, precision: str = precision, compiled: bool = compiled):
             allow_tf32(tf32)
-            yield evaluation_row(title, both, arguments, precision, compiled)
-    del both
+            return [evaluation_row(title, both, arguments, precision, compiled)]
+
+        if on_gpu or precision != "float16":  # `prepare_for_inference` has none on a CPU
+            yield f"evaluation, {title}", evaluation
+    both.clear()
     allow_tf32(True)
-    yield row_from_disk(arguments)
-    yield from early_exit_rows(arguments)
-    yield from backbone_rows(contestant("ours", SEMI_AMP, arguments), arguments, peak)
+    yield "training from frames on disk", lambda: [row_from_disk(arguments)]
+    yield "early exit", lambda: early_exit_rows(arguments)
+    yield "backbones alone", lambda: backbone_rows(contestant("ours", SEMI_AMP, arguments), arguments, peak)
 
 
 main = partial(run, __doc__, measure, OPTIONS)

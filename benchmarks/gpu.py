@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --batch_size 32 --rounds 5
-    python -m benchmarks.gpu --only bfloat16 exit       # the rows with one of these in their name
+    python -m benchmarks.gpu --only bfloat16$ exit      # rows whose name has a match of one of these expressions
     python -m benchmarks.gpu --peak_tflops 197          # a chip whose bfloat16 peak is not in the table
 
 At the published sizes, with --steps steps between two looks at the clock: training and evaluation of the yardstick
@@ -14,6 +14,7 @@ alone. Last, the ten operations that take most of a training step. The rows also
 import argparse
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -239,7 +240,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         "rows": [],
     }
     for title, rows in _parts(arguments):
-        if any(text in title for text in arguments.only):
+        if any(re.search(pattern, title) for pattern in arguments.only):
             for row in rows():
                 found["rows"].append(asdict(row))
                 with whole_file(Path(arguments.output)) as file:

@@ -6,6 +6,7 @@ program waits for the GPU (reads something back) as seldom as is written here.
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -95,7 +96,8 @@ def check(output: Output, expected: Output, device: str) -> None:
         found = getattr(output, name)
         assert str(found.device) == device and found.shape == value.shape, name
         if ON_GPU:
-            torch.testing.assert_close(found.cpu(), value, rtol=1e-3, atol=1e-3, msg=name)
+            close = functools.partial(torch.testing.assert_close, rtol=1e-3, atol=1e-3, check_dtype=False)
+            close(found.cpu(), value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @torch.no_grad()

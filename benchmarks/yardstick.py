@@ -41,10 +41,7 @@ def baseline_clips(model: UniAdaFocus, frames: Tensor) -> Tensor:
 
 def baseline_optimizer(model: UniAdaFocus) -> torch.optim.SGD:
     """SGD as `ops.optim.build_optimizer` makes it, but with a loop over the tensors."""
-    optimizer = build_optimizer(model, **SGD, **RATES)
-    for group in optimizer.param_groups:
-        group["fused"] = group["foreach"] = False
-    return optimizer
+    return build_optimizer(model, **SGD, **RATES, fused=False)
 
 
 def baseline_forward(model: UniAdaFocus, clips: Tensor) -> Output | TrainingOutput:

@@ -18,18 +18,20 @@ def build_optimizer(
     stn_lr_ratio: float,
     global_lr_ratio: float,
     classifier_lr_ratio: float,
+    fused: bool = True,
 ) -> torch.optim.SGD:
     """SGD over `model.parameter_groups`; each group keeps its `name` and multiples. Momentum starts from zero.
 
     Args:
         lr, momentum, weight_decay: of SGD.
         *_lr_ratio: the part's multiple of lr, as for `UniAdaFocus.parameter_groups`.
+        fused: one kernel for many parameters, not a loop over them.
 
     Fused SGD would make the momentum in its first step from uninitialised memory, which stays as it is where gradient
     scaling skips that step (float16 overflows in the first steps), and enters the weights with the next.
     """
     groups = model.parameter_groups(temporal_lr_ratio, stn_lr_ratio, global_lr_ratio, classifier_lr_ratio)
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=False)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.requires_grad:

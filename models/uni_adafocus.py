@@ -117,6 +117,7 @@ class UniAdaFocus(nn.Module):
         self.num_segments = num_segments
         self.num_glance_segments, self.num_focus_segments = num_glance_segments, num_focus_segments
         self.temperature, self.glance_arch = temperature, glance_arch
+        self.keeps_batch_statistics = False
         self.half_dtype: torch.dtype | None = None  # of the parts that train in half precision; see `train_in_half`
         self.half_parts: set[nn.Module] = set()
 
@@ -290,6 +291,23 @@ class UniAdaFocus(nn.Module):
     def checkpoint_activations(self, wanted: bool = True) -> None:
         """Let the backbones compute their activations again in the backward pass; the numbers stay the same."""
         self.global_CNN.checkpoints_activations = self.local_CNN.checkpoints_activations = wanted
+
+    def keep_batch_statistics(self, wanted: bool = True) -> None:
+        """Let the backbones' batch norms normalise by their running statistics in training too, and not change them.
+
+        For fine-tuning on little data, or with few videos in a batch, whose own statistics say little.
+        """
+        self.keeps_batch_statistics = wanted
+
+    def train(self, mode: bool = True) -> "UniAdaFocus":
+        """As for any module, but for `keep_batch_statistics`."""
+        super().train(mode)
+        if mode and self.keeps_batch_statistics:
+            for backbone in (self.global_CNN, self.local_CNN):
+                for module in backbone.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+        return self
 
     def train_in_half(self, dtype: torch.dtype, scope: str) -> None:
         """Run parts of the network in half precision in training: the two "backbones" (published), or "all" layers.

@@ -24,7 +24,8 @@ def build_optimizer(
 
     Args:
         lr, momentum, weight_decay: of SGD.
-        *_lr_ratio: the part's multiple of lr, as for `UniAdaFocus.parameter_groups`.
+        *_lr_ratio: the part's multiple of lr, as for `UniAdaFocus.parameter_groups`. With 0 a part is frozen: its
+            gradients are not computed.
         fused: one kernel for many parameters, not a loop over them.
 
     Fused SGD would make the momentum in its first step from uninitialised memory, which stays as it is where gradient
@@ -34,6 +35,8 @@ def build_optimizer(
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused, foreach=False)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
+            if group["lr_mult"] == 0:
+                parameter.requires_grad_(False)
             if parameter.requires_grad:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_learning_rate(optimizer, lr)

@@ -102,6 +102,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         model.to(run.device)
         model.backbones_to_channels_last()
         model.checkpoint_activations(options.checkpoint_activations)
+        model.keep_batch_statistics(options.freeze_bn)
         scaler = torch.amp.GradScaler(run.device.type, enabled=False)
         if mixed_precision:
             scaler = train_in_half(model, options.amp_dtype, options.amp_scope, run.device)

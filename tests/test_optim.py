@@ -97,6 +97,20 @@ def test_steps_that_overflow_at_the_start_leave_no_trace(resumed, fills_new_memo
         torch.testing.assert_close(parameter.detach(), old - 0.1 * (1 + 0.01 * old))
 
 
+def test_a_part_with_ratio_0_is_frozen(small_model):
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "temporal_lr_ratio": 1, "stn_lr_ratio": 1}
+    optimizer = build_optimizer(small_model, **settings, global_lr_ratio=0, classifier_lr_ratio=1)
+    before = {name: value.clone() for name, value in small_model.named_parameters()}
+    output = small_model.train()(torch.randn(2, 6, 3, 64, 64))
+    (output.policy.logits.sum() + output.policy.glance_logits.sum()).backward()
+    optimizer.step()
+    frozen = {"global_CNN", "global_CNN_fc", "aux_fc"}
+    for name, value in small_model.named_parameters():
+        if name.split(".")[0] in frozen:
+            assert value.grad is None and torch.equal(value, before[name])
+    assert not torch.equal(small_model.local_CNN.conv1.weight, before["local_CNN.conv1.weight"])
+
+
 def test_momentum_of_another_memory_layout_belongs_to_the_right_weights(small_model):
     settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "temporal_lr_ratio": 1, "stn_lr_ratio": 1}
     settings |= {"global_lr_ratio": 1, "classifier_lr_ratio": 1}

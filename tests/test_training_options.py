@@ -64,6 +64,15 @@ def test_two_processes_compute_activations_again(options, tmp_path):
     assert 0 < final_loss(tmp_path) < 100
 
 
+@pytest.mark.parametrize("script", [main, main_semiAMP])
+def test_batch_norms_may_be_frozen(script, options, tmp_path):
+    assert call(script.main, *options, "--freeze_bn") == 0
+    state = torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)["state_dict"]
+    for backbone, layer in (("global_CNN", "features.0.1"), ("local_CNN", "bn1")):
+        assert not state[f"module.{backbone}.{layer}.running_mean"].any()  # random weights start from 0
+        assert (state[f"module.{backbone}.{layer}.weight"] != 1).any()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("scope", ["backbones", "all"])
 def test_training_in_either_half_precision(dtype, scope, options, tmp_path):

@@ -1,5 +1,6 @@
 """The network against figures made by running the published model, and its interface."""
 
+import copy
 import dataclasses
 import json
 
@@ -170,6 +171,19 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_unused_heads_need_non
     heads = {"global_CNN.classifier.weight", "global_CNN.classifier.bias", "local_CNN.fc.weight", "local_CNN.fc.bias"}
     assert without == heads
     assert all(not small_model.get_parameter(name).requires_grad for name in heads)
+
+
+def test_the_backbones_batch_norms_keep_their_statistics_where_that_is_wanted(small_model):
+    model, frames = copy.deepcopy(small_model), torch.randn(2, 6, 3, 64, 64)
+    model.keep_batch_statistics()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    images = torch.randn(4, 3, 64, 64)
+    expected = model.eval().global_CNN(images)
+    torch.testing.assert_close(model.train().global_CNN(images), expected)
+    model(frames).policy.logits.sum().backward()
+    assert model.local_CNN.bn1.weight.grad.abs().sum() > 0
+    changed = {name.split(".")[0] for name, value in model.named_buffers() if not torch.equal(value, before[name])}
+    assert changed == {"classifier", "spatial_policy", "temporal_policy"}  # the others learn as ever
 
 
 def test_a_resnet50_can_glance():

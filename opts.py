@@ -21,14 +21,15 @@ TOY_DEFAULTS = {
     "patch_size": 64,
     "dropout": 0.0,
     "fc_dropout": 0.0,
-    "epochs": 4,
+    "epochs": 5,
     "batch_size": 16,
     "lr": 0.0003,
-    "global_lr_ratio": 0.5,
+    "global_lr_ratio": 0.0,
     "stn_lr_ratio": 5.0,
     "temporal_lr_ratio": 60.0,
     "classifier_lr_ratio": 10.0,
     "norm_ratio": -0.7,
+    "freeze_bn": True,
     "workers": 1,
 }
 
@@ -136,6 +137,12 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         action="store_true",
         help="compute activations again: less memory, a third more time",
     )
+    training.add_argument(
+        "--freeze_bn",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="the backbones' batch norms keep the statistics they start with",
+    )
     training.add_argument("--lr", "--learning-rate", type=positive, default=0.002, help="learning rate")
     _add_choice(training, "--lr_type", ("cos", "step"), "schedule, per epoch")
     training.add_argument("--lr_steps", type=float, nargs="+", default=[50, 100], help="epochs of lr x 0.1, with step")
@@ -234,7 +241,10 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
         ("learned", "uniform", "random"),
         "which frames to look at: as learned, evenly spread, or at random (from --seed)",
     )
-    group.add_argument("--set_ablation", action="store_true", help="compare all of them in one call")
+    group.add_argument(
+        "--set_ablation", nargs="?", const="all", choices=("all", "single"),
+        help="compare all of them in one call, or with single those with one other choice",
+    )  # fmt: skip
 
 
 def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
@@ -321,7 +331,7 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
         for name in _given(options, amp_dtype="auto", amp_scope="backbones"):
             parser.error(f"--{name} is of training and --evaluate does not train: leave it out")
     if hasattr(options, "set_ablation"):
-        given = _given(options, set_ablation=False, patch_policy="learned", frame_policy="learned")
+        given = _given(options, set_ablation=None, patch_policy="learned", frame_policy="learned")
         if given and not options.evaluate:
             parser.error(f"--{given[0]} needs --evaluate; training is always with the learned policies")
         others = [*given[1:], *_given(options, save_predictions=None)]

@@ -42,13 +42,15 @@ def forward_of_policies(options: argparse.Namespace) -> engine.Forward | None:
 
 @torch.no_grad()
 def compare_policies(run: Run, model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]) -> None:
-    """Evaluate all pairs of policies on the split, print them as a table and write it to the log folder.
+    """Evaluate the pairs of policies of `--set_ablation` on the split, print a table and write it to the log folder.
 
     batches: this process's share of the split. Every process calls this.
     Raises UserError on all of them where an output is not finite or the file cannot be written.
     """
     model.eval()
     pairs = [Policies(patches, frames, run.options.seed) for patches, frames in product(PATCH_POLICIES, FRAME_POLICIES)]
+    if run.options.set_ablation == "single":
+        pairs = [policies for policies in pairs if "learned" in (policies.patches, policies.frames)]
     choices = [choice for policies in pairs for choice in draws_of(policies)]
 
     def heads(outputs: Sequence[Output]) -> dict[tuple[Policies, str], Tensor]:

@@ -59,6 +59,14 @@ def figures(printed: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"(\S+@1) (\S+)", printed)}
 
 
+@pytest.mark.usefixtures("thin_networks")
+def test_policies_with_one_other_choice_say_the_same_as_among_all(finished, evaluate, tmp_path):
+    assert call(main.main, *evaluate, "--set_ablation", "single") == 0
+    rows, among_all = rows_of(tmp_path / "log" / RUN), rows_of(finished)
+    assert list(rows) == [pair for pair in among_all if "learned" in pair] and len(rows) == 5
+    assert all(row == among_all[pair] for pair, row in rows.items())
+
+
 def test_all_policies_are_compared_in_one_table(finished):
     lines = (finished / "log_eval.csv").read_text().partition("GFLOPs\n")[2].splitlines()
     assert len(lines) == 9 + 1 and lines[-1].startswith("ablation.csv is in")

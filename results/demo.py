@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     last = folder / checkpoint.LAST
     if not last.is_file():
         raise UserError(f"{last} is not there: train first, with main_semiAMP.py --dataset toy and these options")
-    found = measure(command, folder)
+    found = measure(command, folder, pairs="single")
     data_dir = Path(options.data_dir)
     classes = get_dataset("toy", data_dir).num_classes
     # Labels go round, so that the first videos are one of each class.

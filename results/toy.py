@@ -51,7 +51,7 @@ from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
 
 # What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options beside those of --dataset toy.
-DATA: dict[str, int] = {"num_train": 960, "num_val": 240, "seed": 1}
+DATA: dict[str, int] = {"num_train": 640, "num_val": 180, "seed": 1}
 OPTIONS: dict[str, Any] = {}
 REPORT = "policy_report.json"
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
@@ -103,15 +103,16 @@ def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
     return {"seed": seed} | measure(command, folder, f"seed {seed}: ")
 
 
-def measure(command: Sequence[str], folder: Path, label: str = "") -> dict[str, Any]:
+def measure(command: Sequence[str], folder: Path, label: str = "", pairs: str = "all") -> dict[str, Any]:
     """Put the last checkpoint of a run through what is not done yet; all that the files in its folder say then.
 
-    command: the run's options; label: begins the lines that say what is done.
+    command: the run's options; label: begins the lines that say what is done; pairs: of policies, for --set_ablation.
     """
     last = folder / checkpoint.LAST
     resume = ["--resume", str(last)]
+    ablation = [*command, "--evaluate", *resume, "--set_ablation", pairs]
     for name, made, script, arguments in (
-        ("what the policies are worth", ABLATION, "main.py", [*command, "--evaluate", *resume, "--set_ablation"]),
+        ("what the policies are worth", ABLATION, "main.py", ablation),
         ("policies against the truth", REPORT, "ops/toy/policies.py", [*resume, "--json", str(folder / REPORT)]),
         ("early exit", PICTURE, "test_early_exit_uni_adafocus.py", [*command, *resume]),
     ):

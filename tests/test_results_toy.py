@@ -35,8 +35,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch, thin_networks(), no_pictures():
         steps = in_this_process(patch)
-        for number in ("FOCUS_STEPS", "GLANCE_STEPS", "SPARSE_STEPS", "_TESTED"):
-            patch.setattr(pretrain, number, 4)
+        patch.setattr(pretrain, "STEPS", pretrain.Steps(4, 4, 4, 4))
+        patch.setattr("os.cpu_count", lambda: 1)  # thin networks are this process's
         make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
     return folder, steps
 

@@ -5,19 +5,22 @@
 
 The last line then reads
 
-    done: data/toy/pretrained_mbv2_9.pth.tar; on new stills the glance network names NN.N %, the focus network NN.N %
+    done: FILE; new stills: glance network NN.N %, focus network NN.N %
 
 The published recipe starts from ImageNet, and from random weights nothing is learned here in minutes. The stills have
 the classes of the videos, whereas ImageNet's are not those of real videos: what is learned afterwards is when and where
 to look, and how to put together what was seen. Each tile of a still holds a badge, or something else, which has the
-uniform distribution as its target. The focus network sees single tiles, the glance network mosaics with a label for
-every cell of its map, so that it knows where things are; towards the end these are nearly as empty as frames.
+uniform distribution as its target. The focus network sees single tiles and learns the classes. The glance network sees
+mosaics with a label for every cell of its map, so that it knows where things are; towards the end these are nearly as
+empty as frames. It learns colours and to know stripes, but not rings from checks: for some videos a glance is enough
+and for others it is not, as on real ones, however well the small network might do on these.
 """
 
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +40,11 @@ from ops.inference_cpu import computes_in_bfloat16
 from ops.toy.dataset import DEFAULT_FOLDER, ToySettings, make_toy_dataset
 from ops.toy.scene import CLASSES, PATTERNS, draw_disc, draw_side, moving_background, paste, to_pixels
 from ops.utils.checkpoint_file import PREFIX
-from ops.utils.errors import EXIT_DONE, run_entry
+from ops.utils.errors import EXIT_DONE, UserError, run_entry
+from ops.utils.processes import WorkerDied, run_jobs
+from ops.video.opencv import prepare_worker
 from opts import OneLineParser, whole
 
-FOCUS_STEPS, GLANCE_STEPS, SPARSE_STEPS = 200, 600, 150
 FOCUS_BATCH, GLANCE_BATCH = 32, 8
 FOCUS_RATE, GLANCE_RATE, SPARSE_RATE = 0.001, 0.003, 0.001
 FRAME_HEIGHT = ToySettings().height  # badges have the sizes that they have in frames of this height
@@ -48,13 +52,30 @@ _CROWDED = 0.75  # share of tiles with a badge
 _THINNED, _SPARSE = 0.4, 0.1  # later, from and to: hardly more than frames have
 _GREY = 0.15  # least share of tiles with a grey disc, about that of frames
 _ALIKE = 4  # stills with parts of the same background; batch norms must not see a batch of one
-_TESTED = 256  # stills
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How long the networks learn, and on how many stills they are tested."""
+
+    focus: int = 300
+    crowded: int = 800
+    sparse: int = 200
+    tested: int = 256
+
+
+STEPS = Steps()
 
 Stills = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W], and the distribution over the classes wanted, [N, tiles, tiles, C]
 
 
 def draw_stills(
-    generator: np.random.Generator, count: int, tiles: int, classes: int, badges: float = _CROWDED
+    generator: np.random.Generator,
+    count: int,
+    tiles: int,
+    classes: int,
+    badges: float = _CROWDED,
+    at_a_glance: bool = False,
 ) -> Stills:
     """Stills of tiles x tiles squares.
 
@@ -63,8 +84,10 @@ def draw_stills(
         count, tiles: how many stills, and of how many squares a side.
         classes: the badges are of the first ones.
         badges: the share of squares with a badge; somewhat fewer have a grey disc, maybe below the badge.
+        at_a_glance: the target is of any class with the badge's colour, where that has no stripes.
     """
     side = 128 // max(tiles, 2)  # pixels: of a patch, or of one or two cells of the glance map for a frame of 128
+    looks = [(colour, pattern == PATTERNS[0]) if at_a_glance else (colour, pattern) for colour, pattern in CLASSES]
     labels = generator.integers(classes, size=(count, tiles, tiles))
     labels[generator.random(labels.shape) > badges] = -1
     targets = np.full((*labels.shape, classes), 1 / classes, np.float32)
@@ -78,7 +101,8 @@ def draw_stills(
             x, y = generator.integers(side - size + 1, size=2)
             paste(stills[number], draw_disc(generator, *disc, size), column * side + x, row * side + y)
         if label >= 0:
-            targets[number, row, column] = np.arange(classes) == label
+            wanted = np.array([look == looks[label] for look in looks[:classes]])
+            targets[number, row, column] = wanted / wanted.sum()
     return torch.from_numpy(to_pixels(stills)).permute(0, 3, 1, 2), torch.from_numpy(targets)
 
 
@@ -116,10 +140,11 @@ def tile_logits(network: nn.Module, head: nn.Linear, images: Tensor, tiles: int)
 
 @torch.no_grad()
 def accuracy(network: nn.Module, head: nn.Linear, stills: Stills) -> float:
-    """Of the badges, in percent."""
+    """Of the badges, in percent: how many are named as one of the classes that are wanted."""
     images, targets = stills
-    found = tile_logits(network.eval(), head, images, targets.shape[1]).argmax(-1)
-    return 100 * float((found == targets.argmax(-1))[targets.amax(-1) == 1].float().mean())
+    found = tile_logits(network.eval(), head, images, targets.shape[1]).argmax(-1, keepdim=True)
+    wanted = targets.gather(-1, found)[..., 0] > targets.amin(-1)
+    return 100 * float(wanted[targets.amax(-1) > targets.amin(-1)].float().mean())
 
 
 def file_in(data_dir: Path, num_classes: int, glance_arch: str) -> Path:
@@ -129,42 +154,69 @@ def file_in(data_dir: Path, num_classes: int, glance_arch: str) -> Path:
 
 def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int = 0) -> tuple[float, float]:
     """Write a checkpoint for `--init_from` with both backbones and their heads; returns the accuracies on new stills,
-    percent, of the glance and of the focus network. Raises UserError where the file cannot be written."""
-    torch.manual_seed(seed)
-    generator, test = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
-    glance, focus = build_glance_network(glance_arch), build_focus_network()
-    glance_head, focus_head = nn.Linear(glance.feature_dim, num_classes), nn.Linear(focus.feature_dim, num_classes)
-    for block in focus.modules():
-        if isinstance(block, Bottleneck):
-            nn.init.zeros_(block.bn3.weight)  # each block begins as the identity, or hundreds of steps pass in vain
+    percent, of the glance and of the focus network. Both learn at the same time, each on its share of the cores.
 
-    def focus_stills(share: float) -> Stills:
-        return draw_stills(generator, FOCUS_BATCH, 1, num_classes)
-
-    def crowded_stills(share: float) -> Stills:  # of both sizes, so that what is around a badge does not matter
-        return draw_stills(generator, GLANCE_BATCH, int(generator.choice((2, 4))), num_classes)
-
-    def sparse_stills(share: float) -> Stills:
-        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _THINNED + share * (_SPARSE - _THINNED))
-
-    train(focus, focus_head, focus_stills, FOCUS_STEPS, FOCUS_RATE, "focus network")
-    train(glance, glance_head, crowded_stills, GLANCE_STEPS, GLANCE_RATE, "glance network")
-    # With its own small rate: batch norms get used to frames, and what was learned stays.
-    train(glance, glance_head, sparse_stills, SPARSE_STEPS, SPARSE_RATE, "glance network, sparse stills")
-    parts = {
-        "global_CNN": glance, "global_CNN_fc.1": glance_head, "aux_fc": glance_head,
-        "local_CNN": focus, "local_CNN_fc.1": focus_head,
-    }  # fmt: skip
+    Raises UserError where the file cannot be written or one of the two dies."""
+    workers = min(2, os.cpu_count() or 1)
+    threads = max(1, torch.get_num_threads() // workers)
+    jobs = [(part, num_classes, glance_arch, seed, STEPS, threads) for part in ("glance", "focus")]
+    weights, found = {}, {}
+    for (part, *_), result in run_jobs(learn, jobs, workers, lambda amount: None, prepare_worker):
+        if isinstance(result, WorkerDied):
+            raise UserError(f"pretraining the {part} network: {result}; there may be too little memory")
+        found[part], weights[part] = result
+    places = {"glance": ("global_CNN", "global_CNN_fc.1", "aux_fc"), "focus": ("local_CNN", "local_CNN_fc.1")}
     state = {
-        f"{PREFIX}{part}.{key}": value.contiguous()
-        for part, module in parts.items()
-        for key, value in module.state_dict().items()
+        f"{PREFIX}{place}.{key}": torch.from_numpy(value)
+        for part, (network, *heads) in places.items()
+        for place, values in ((network, weights[part][0]), *((head, weights[part][1]) for head in heads))
+        for key, value in values.items()
     }
     checkpoint.save({"state_dict": state}, path)
-    return (
-        accuracy(glance, glance_head, draw_stills(test, _TESTED, 4, num_classes, _SPARSE)),
-        accuracy(focus, focus_head, draw_stills(test, _TESTED, 1, num_classes)),
+    return found["glance"], found["focus"]
+
+
+Weights = dict[str, np.ndarray]  # by its name in the module; tensors would be shared with a process that has ended
+
+
+def learn(
+    job: tuple[str, int, str, int, Steps, int], report: Callable[[int], None]
+) -> tuple[float, tuple[Weights, Weights]]:
+    """Pretrain the "glance" or the "focus" network: its accuracy on new stills, and the weights of it and its head.
+
+    job: which of them, number of classes, the glance network's architecture, seed, how long, number of threads.
+    """
+    part, num_classes, glance_arch, seed, steps, threads = job
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    generator, test = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
+    network = build_glance_network(glance_arch) if part == "glance" else build_focus_network()
+    head = nn.Linear(network.feature_dim, num_classes)
+
+    def crowded_stills(share: float) -> Stills:  # of both sizes, so that what is around a badge does not matter
+        return draw_stills(generator, GLANCE_BATCH, int(generator.choice((2, 4))), num_classes, at_a_glance=True)
+
+    def sparse_stills(share: float) -> Stills:
+        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _THINNED + share * (_SPARSE - _THINNED), True)
+
+    def single_tiles(share: float) -> Stills:
+        return draw_stills(generator, FOCUS_BATCH, 1, num_classes)
+
+    if part == "glance":
+        train(network, head, crowded_stills, steps.crowded, GLANCE_RATE, "glance network")
+        # With its own small rate: batch norms get used to frames, and what was learned stays.
+        train(network, head, sparse_stills, steps.sparse, SPARSE_RATE, "glance network, sparse stills")
+        shown = draw_stills(test, steps.tested, 4, num_classes, _SPARSE, at_a_glance=True)
+    else:
+        for block in network.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.zeros_(block.bn3.weight)  # each begins as the identity, or hundreds of steps pass in vain
+        train(network, head, single_tiles, steps.focus, FOCUS_RATE, "focus network")
+        shown = draw_stills(test, steps.tested, 1, num_classes)
+    network_weights, head_weights = (
+        {key: value.contiguous().numpy() for key, value in module.state_dict().items()} for module in (network, head)
     )
+    return accuracy(network, head, shown), (network_weights, head_weights)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     num_classes = get_dataset("toy", given.data_dir).num_classes
     path = file_in(given.data_dir, num_classes, given.glance_arch)
     glance, focus = pretrain(path, num_classes, given.glance_arch, given.seed)
-    print(f"done: {path}; on new stills the glance network names {glance:.1f} %, the focus network {focus:.1f} %")
+    print(f"done: {path}; new stills: glance network {glance:.1f} %, focus network {focus:.1f} %")
     return EXIT_DONE
 
 

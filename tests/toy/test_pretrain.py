@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 import main
+from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.toy import pretrain
 from ops.toy.dataset import ToySettings, make_toy_dataset
-from tests.conftest import SMALL_OPTIONS, call
+from ops.toy.scene import CLASSES
+from tests.conftest import SMALL, SMALL_OPTIONS, call
 
 
 def test_targets_say_where_the_badges_are_and_of_which_colour():
@@ -38,11 +40,47 @@ def test_tiles_without_a_badge_have_no_class_to_name():
     assert abs(one - other) < 1
 
 
+def test_the_glance_network_does_not_learn_rings_from_checks():
+    """Its targets are even over the classes that look alike at a glance, and any of them is a right answer."""
+    (images, full), (same_images, at_a_glance) = (
+        pretrain.draw_stills(np.random.default_rng(0), 8, 4, 8, at_a_glance=blurred) for blurred in (False, True)
+    )
+    assert torch.equal(images, same_images)
+    alike = {**{label: [label] for label in (0, 1, 2)}, 3: [3, 6], 6: [3, 6], 4: [4, 7], 7: [4, 7], 5: [5]}
+    assert {CLASSES[label][1] for label in (0, 1, 2)} == {"stripes"}
+    assert all(CLASSES[3 + colour][0] == CLASSES[6 + colour][0] for colour in range(3))
+    seen = set()
+    for one, other in zip(full.flatten(0, 2), at_a_glance.flatten(0, 2), strict=True):
+        names = alike[int(one.argmax())] if one.max() == 1 else range(8)
+        seen.add(tuple(names))
+        assert other.tolist() == pytest.approx([(number in names) / len(names) for number in range(8)])
+    assert len(seen) == 7
+    network, head = nn.Identity(), nn.Linear(3, 8)
+    nn.init.zeros_(head.weight)
+    head.bias.data = torch.eye(8)[6]  # always says class 6
+    labels = full.argmax(-1)[full.amax(-1) == 1]
+    share = 100 * float((labels == 6).float().mean())
+    assert pretrain.accuracy(network, head, (images, full)) == pytest.approx(share)
+    share += 100 * float((labels == 3).float().mean())
+    assert pretrain.accuracy(network, head, (images, at_a_glance)) == pytest.approx(share)
+
+
+def test_the_two_networks_learn_in_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(1, 1, 1, 2))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    glance, focus = pretrain.pretrain(tmp_path / "two.pth.tar", 9)
+    assert 0 <= glance <= 100 and 0 <= focus <= 100
+    model = UniAdaFocus(9, **SMALL)
+    found = checkpoint.read(tmp_path / "two.pth.tar")
+    left = checkpoint.load_for_fine_tuning(model, found.state_dict, found.path)
+    assert {name.split(".")[0] for name in left} == {"spatial_policy", "temporal_policy", "classifier"}
+
+
 def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
     thin_networks, no_pictures, tmp_path, monkeypatch, capsys
 ):
-    for number in ("FOCUS_STEPS", "GLANCE_STEPS", "SPARSE_STEPS", "_TESTED"):
-        monkeypatch.setattr(pretrain, number, 2)
+    monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(2, 2, 2, 2))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # thin networks are this process's
     sizes = {"num_train": 2, "num_val": 2, "num_classes": 2, "frames": 6, "height": 48, "width": 48}
     make_toy_dataset(tmp_path / "data", ToySettings(**sizes))
     options = ["--dataset", "toy", "--data_dir", tmp_path / "data", "--root_log", tmp_path / "log", *SMALL_OPTIONS]
@@ -61,9 +99,8 @@ def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
 
 @pytest.mark.usefixtures("thin_networks")
 def test_the_command_says_how_much_was_learned(tmp_path, monkeypatch, capsys):
-    for number in ("FOCUS_STEPS", "GLANCE_STEPS", "SPARSE_STEPS"):
-        monkeypatch.setattr(pretrain, number, 2)
-    monkeypatch.setattr(pretrain, "_TESTED", 40)
+    monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(2, 2, 2, 40))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # thin networks are this process's
     make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
     assert call(pretrain.main, "--data_dir", tmp_path) == 0
-    assert "pretrained_mbv2_2.pth.tar; on new stills the glance network names " in capsys.readouterr().out
+    assert "pretrained_mbv2_2.pth.tar; new stills: glance network " in capsys.readouterr().out

@@ -54,7 +54,7 @@ _JPEG_QUALITY = 90
 class ToySettings:
     """What to make; the same settings give the same videos. Raises UserError for values that make no sense."""
 
-    num_train: int = 480
+    num_train: int = 432
     num_val: int = 180
     num_classes: int = 9
     frames: int = 16  # per video

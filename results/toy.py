@@ -250,8 +250,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"Made by `python results/toy.py`: {spread}, in percent, of the last checkpoint on the validation split.\n"
         f"Options: `--dataset toy{options}`; videos: {data or 'as `make demo` has them'}. The backbones start from\n"
         "`python -m ops.toy.pretrain`, for every seed the same weights: stills with the same classes stand in for\n"
-        "ImageNet. The glance network has not learned to tell rings from checks, and is not trained any more: a third of\n"
-        "the classes can be told at a glance.",
+        "ImageNet. The glance network has not learned to tell rings from checks, and is not trained any more: at a\n"
+        "glance, only a third of the classes can be told.",
         "## What was to be shown",
         _table(["", "found", "wanted", "met"], goals),
         f"## Top-1 accuracy, each at {gflops:.3f} GFLOPs per video",

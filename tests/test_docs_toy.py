@@ -51,7 +51,7 @@ def work(tmp_path_factory) -> Path:
 
 def test_ablations_and_the_policies_against_the_truth(work, thin_networks):
     printed = run(work, section(document("docs/EVALUATION.md"), "Ablations of the policies"))
-    assert len(printed) == 4
+    assert len(printed) == 5
     assert len((work / "log" / SMALL_RUN / "ablation.csv").read_text().splitlines()) == 1 + 9
     assert "random, learned size" in list(printed.values())[-1]
 

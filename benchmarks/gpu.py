@@ -34,7 +34,7 @@ from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches, build_loader
 from ops.engine import TrainingState, train_steps
 from ops.setup import compile_backbones
-from ops.utils.errors import run_entry
+from ops.utils.errors import UserError, run_entry
 from ops.utils.files import whole_file
 
 OPTIONS = SIZES | {
@@ -244,6 +244,10 @@ def slowest_operations(ours: Contestant, number: int = 10) -> str:
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     """The rows asked for, which are written as JSON one by one; then the slowest operations are printed."""
     on_gpu = arguments.device.startswith("cuda")
+    try:
+        wanted = re.compile("|".join(f"(?:{pattern})" for pattern in arguments.only))
+    except re.error as error:
+        raise UserError(f"--only {' '.join(arguments.only)}: not a regular expression: {error}") from None
     found = {
         "device": torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU",
         "torch": torch.__version__,
@@ -251,7 +255,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
         "rows": [],
     }
     for title, rows in _parts(arguments):
-        if any(re.search(pattern, title) for pattern in arguments.only):
+        if wanted.search(title):
             for row in rows():
                 found["rows"].append(asdict(row))
                 with whole_file(Path(arguments.output)) as file:

@@ -130,6 +130,11 @@ def test_the_gpu_benchmark_runs_on_a_cpu(thin_networks, monkeypatch, capsys, tmp
     assert "aten::convolution_backward" in printed
 
 
+def test_what_is_no_expression_is_refused_before_anything_is_measured(tmp_path, capsys):
+    assert call(gpu.main, "--device", "cpu", "--only", "exit", "(", "--output", tmp_path / "gpu.json") == 2
+    assert "--only exit (" in the_error(capsys.readouterr().err) and not (tmp_path / "gpu.json").exists()
+
+
 def test_without_a_gpu_its_benchmark_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert call(gpu.main) == 2

@@ -65,8 +65,11 @@ class Steps:
 
 
 STEPS = Steps()
+# Of each network and of its head, in the model.
+PLACES = {"glance": ("global_CNN", "global_CNN_fc.1", "aux_fc"), "focus": ("local_CNN", "local_CNN_fc.1")}
 
 Stills = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W], and the distribution over the classes wanted, [N, tiles, tiles, C]
+Weights = dict[str, np.ndarray]  # tensors would be shared with a process that has ended
 
 
 def draw_stills(
@@ -156,33 +159,24 @@ def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int 
     """Write a checkpoint for `--init_from` with both backbones and their heads; returns the accuracies on new stills,
     percent, of the glance and of the focus network. Both learn at the same time, each on its share of the cores.
 
-    Raises UserError where the file cannot be written or one of the two dies."""
+    Raises UserError where the file cannot be written or one of the two dies.
+    """
     workers = min(2, os.cpu_count() or 1)
     threads = max(1, torch.get_num_threads() // workers)
     jobs = [(part, num_classes, glance_arch, seed, STEPS, threads) for part in ("glance", "focus")]
-    weights, found = {}, {}
+    state, found = {}, {}
     for (part, *_), result in run_jobs(learn, jobs, workers, lambda amount: None, prepare_worker):
         if isinstance(result, WorkerDied):
             raise UserError(f"pretraining the {part} network: {result}; there may be too little memory")
-        found[part], weights[part] = result
-    places = {"glance": ("global_CNN", "global_CNN_fc.1", "aux_fc"), "focus": ("local_CNN", "local_CNN_fc.1")}
-    state = {
-        f"{PREFIX}{place}.{key}": torch.from_numpy(value)
-        for part, (network, *heads) in places.items()
-        for place, values in ((network, weights[part][0]), *((head, weights[part][1]) for head in heads))
-        for key, value in values.items()
-    }
+        found[part], weights = result
+        state |= {name: torch.from_numpy(value) for name, value in weights.items()}
     checkpoint.save({"state_dict": state}, path)
     return found["glance"], found["focus"]
 
 
-Weights = dict[str, np.ndarray]  # by its name in the module; tensors would be shared with a process that has ended
-
-
-def learn(
-    job: tuple[str, int, str, int, Steps, int], report: Callable[[int], None]
-) -> tuple[float, tuple[Weights, Weights]]:
-    """Pretrain the "glance" or the "focus" network: its accuracy on new stills, and the weights of it and its head.
+def learn(job: tuple[str, int, str, int, Steps, int], report: Callable[[int], None]) -> tuple[float, Weights]:
+    """Pretrain the "glance" or the "focus" network: its accuracy on new stills, and the weights of it and its head by
+    their names in the checkpoint.
 
     job: which of them, number of classes, the glance network's architecture, seed, how long, number of threads.
     """
@@ -197,7 +191,8 @@ def learn(
         return draw_stills(generator, GLANCE_BATCH, int(generator.choice((2, 4))), num_classes, at_a_glance=True)
 
     def sparse_stills(share: float) -> Stills:
-        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, _THINNED + share * (_SPARSE - _THINNED), True)
+        badges = _THINNED + share * (_SPARSE - _THINNED)
+        return draw_stills(generator, GLANCE_BATCH, 4, num_classes, badges, at_a_glance=True)
 
     def single_tiles(share: float) -> Stills:
         return draw_stills(generator, FOCUS_BATCH, 1, num_classes)
@@ -213,10 +208,12 @@ def learn(
                 nn.init.zeros_(block.bn3.weight)  # each begins as the identity, or hundreds of steps pass in vain
         train(network, head, single_tiles, steps.focus, FOCUS_RATE, "focus network")
         shown = draw_stills(test, steps.tested, 1, num_classes)
-    network_weights, head_weights = (
-        {key: value.contiguous().numpy() for key, value in module.state_dict().items()} for module in (network, head)
-    )
-    return accuracy(network, head, shown), (network_weights, head_weights)
+    weights = {
+        f"{PREFIX}{place}.{key}": value.contiguous().numpy()
+        for place, module in zip(PLACES[part], (network, head, head), strict=False)
+        for key, value in module.state_dict().items()
+    }
+    return accuracy(network, head, shown), weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

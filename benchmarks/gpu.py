@@ -235,7 +235,7 @@ def slowest_operations(ours: Contestant, number: int = 10) -> str:
     on_gpu = ours.device.type == "cuda"
     ours.step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         ours.step()
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     return profiler.key_averages().table(sort_by=order, row_limit=number, max_name_column_width=60)
@@ -273,21 +273,26 @@ def _parts(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], It
         Contestant("ours", arguments).step()
     flops = counter.get_total_flops()
     for way in TRAINING:
-        yield f"training, {way.title}", lambda way=way: [training_row(way, arguments, flops, peak)]
+        yield f"training, {way.title}", partial(_one, training_row, way, arguments, flops, peak)
     both = {name: Contestant(name, arguments) for name in NAMES}
     for title, tf32, precision, compiled in EVALUATION:
-
-        def evaluation(title: str = title, tf32: bool = tf32, precision: str = precision, compiled: bool = compiled):
-            allow_tf32(tf32)
-            return [evaluation_row(title, both, arguments, precision, compiled)]
-
         if on_gpu or precision != "float16":  # `prepare_for_inference` has none on a CPU
-            yield f"evaluation, {title}", evaluation
+            row = partial(_one, _evaluation_row, tf32, title, both, arguments, precision, compiled)
+            yield f"evaluation, {title}", row
     both.clear()
     allow_tf32(True)
-    yield "training from frames on disk", lambda: [row_from_disk(arguments)]
-    yield "early exit", lambda: early_exit_rows(arguments)
+    yield "training from frames on disk", partial(_one, row_from_disk, arguments)
+    yield "early exit", partial(early_exit_rows, arguments)
     yield "backbones alone", lambda: backbone_rows(contestant("ours", SEMI_AMP, arguments), arguments, peak)
+
+
+def _one(row: Callable[..., Row], *arguments: object) -> Iterator[Row]:
+    yield row(*arguments)
+
+
+def _evaluation_row(tf32: bool, *arguments: object) -> Row:
+    allow_tf32(tf32)
+    return evaluation_row(*arguments)
 
 
 main = partial(run, __doc__, measure, OPTIONS)

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
+from ops.utils.cores import default_workers
 from ops.utils.errors import EXIT_WRONG_INPUT, is_first_process
 
 # What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
@@ -104,9 +105,8 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     data.add_argument("--skip_missing", action="store_true", help="leave videos without frames out and go on")
     add_decode_option(data)
-    data.add_argument(
-        "-j", "--workers", type=whole(0, 1000), default=8, help="processes per GPU that read frames; 0: none"
-    )
+    workers = "processes per GPU that read frames; 0: none (default, by cores and processes here: %(default)s)"
+    data.add_argument("-j", "--workers", type=whole(0, 1000), default=default_workers(), help=workers)
 
     model = parser.add_argument_group("model")
     _add_choice(model, "--glance_arch", ("mbv2", "res50"), "glance network")

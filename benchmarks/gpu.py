@@ -13,7 +13,6 @@ alone. Last, the ten operations that take most of a training step. The rows also
 
 import argparse
 import json
-import os
 import re
 import tempfile
 import time
@@ -34,6 +33,7 @@ from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches, build_loader
 from ops.engine import TrainingState, train_steps
 from ops.setup import compile_backbones
+from ops.utils.cores import available_cores
 from ops.utils.errors import UserError, run_entry
 from ops.utils.files import whole_file
 
@@ -174,7 +174,7 @@ def _busy(work: Callable[[], object]) -> float:
 
 def row_from_disk(arguments: argparse.Namespace) -> Row:
     """Training from JPEG frames by our data workers, one for each core, on the second pass over the videos."""
-    ours, workers = contestant("ours", SEMI_AMP, arguments), os.cpu_count() or 1
+    ours, workers = contestant("ours", SEMI_AMP, arguments), available_cores()
     videos = arguments.batch_size * arguments.steps
     with tempfile.TemporaryDirectory() as folder:
         config = loading.write_videos(Path(folder), videos, quality=30)

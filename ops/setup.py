@@ -5,7 +5,6 @@ Every function may raise UserError, on all processes together.
 
 import argparse
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from ops.inference import check_precision, gpu_has_bfloat16
 from ops.inference_cpu import computes_in_bfloat16
 from ops.optim import build_optimizer
 from ops.utils import distributed
+from ops.utils.cores import available_cores
 from ops.utils.errors import UserError, first_line
 from ops.utils.session import Run
 from ops.utils.signals import leaving_at_once
@@ -137,7 +137,7 @@ def find_dataset(options: argparse.Namespace) -> dataset_config.DatasetConfig:
 
         with distributed.main_process_first():
             if distributed.is_main_process():
-                make_toy_dataset(Path(options.data_dir), workers=os.cpu_count() or 1)
+                make_toy_dataset(Path(options.data_dir), workers=available_cores())
     return dataset_config.get_dataset(options.dataset, options.data_dir, options.metric, options.frame_template)
 
 

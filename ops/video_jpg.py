@@ -43,6 +43,7 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dataset_config import BUILT_IN, BuiltIn
+from ops.utils.cores import available_cores
 from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, run_entry
 from ops.utils.failure_list import FAILED_FILE, printable
 from ops.video.extraction import Summary, extract_videos
@@ -101,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--num_workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         help="videos at a time with --parallel (default: as many as cores)",
     )
     work.add_argument("--dry_run", action="store_true", help="print what would be done, and do nothing")
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.jpeg_quality is not None and settings.uses_ffmpeg:
         raise UserError("--jpeg_quality is for --backend opencv; ffmpeg writes its default quality, as published")
     # With ffmpeg two at a time, as one alone leaves cores idle at the start and at the end of each video.
-    workers = args.num_workers if args.parallel else min(2 if settings.uses_ffmpeg else 1, os.cpu_count() or 1)
+    workers = args.num_workers if args.parallel else min(2 if settings.uses_ffmpeg else 1, available_cores())
     if workers < 1:
         raise UserError(f"{workers} workers cannot do anything: give 1 or more")
     selection = Selection(args.accepted_formats, args.begin, args.end, args.file_list)

@@ -46,6 +46,7 @@ from ops.report.style import save_png
 from ops.setup import ROOT
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.pretrain import file_in
+from ops.utils.cores import available_cores
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
@@ -317,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root_log", type=Path, default=Path("log/toy_results"), help="default: log/toy_results")
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
     given = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.parallel)))  # of each run
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // given.parallel)))  # of each run
     found = make_results(given.seeds, given.parallel, DATA, OPTIONS, given.data_dir, given.root_log, given.out)
     met = f"{sum(goal['met'] for goal in found)} of {len(found)} goals met"
     print(f"done: {given.seeds} seeds, {met}; {given.out / 'toy.md'}, toy.json and toy_early_exit.png")

@@ -116,7 +116,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu(thin_networks, monkeypatch, capsys, tmp
     ways = [gpu.Way("NCHW", channels_last=False), gpu.Way("bfloat16", "bfloat16", "bfloat16", "all", again=True)]
     monkeypatch.setattr(gpu, "TRAINING", ways)
     monkeypatch.setattr(gpu, "EVALUATION", gpu.EVALUATION[3:5])  # float16 is left out on a CPU
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     size = ["--batch_size", 2, "--rounds", 1, "--steps", 1, "--peak_tflops", 2, "--output", tmp_path / "gpu.json"]
     assert call(gpu.main, "--device", "cpu", *SIZES, *size) == 0
     printed = capsys.readouterr().out

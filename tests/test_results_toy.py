@@ -36,7 +36,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, thin_networks(), no_pictures():
         steps = in_this_process(patch)
         patch.setattr(pretrain, "STEPS", pretrain.Steps(4, 4, 4, 4))
-        patch.setattr("os.cpu_count", lambda: 1)  # thin networks are this process's
+        patch.setattr("os.sched_getaffinity", lambda process: {0})  # thin networks are this process's
         make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
     return folder, steps
 

@@ -5,7 +5,6 @@ for outcome in predictor(ops.predict.paths.find(["clips"])):
     ...                                             # a Prediction or a Failure, in the order of the videos
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from ops.metrics import ArrayLike
 from ops.predict.batches import READING_ERRORS, SegmentReader, VideoBatch, reason
 from ops.predict.paths import FoundVideo
 from ops.report.inspection import Inspection, InspectionTrace
+from ops.utils.cores import available_cores
 from ops.utils.errors import UserError
 from ops.utils.faults import is_out_of_gpu_memory
 from ops.video.frame_folders import FrameSettings
@@ -95,7 +95,7 @@ class Predictor:
     def __call__(self, videos: Sequence[FoundVideo]) -> Iterator[Outcome]:
         """One outcome for each video, as soon as its batch is done; where pictures failed, one more. Raises UserError
         where the network's logits are not finite or memory is short."""
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        with ThreadPoolExecutor(available_cores()) as threads:
             for first in range(0, len(videos), self.batch_size):
                 with float32_convolutions():  # which the thresholds were found in
                     outcomes = self._batch(videos[first : first + self.batch_size], threads)

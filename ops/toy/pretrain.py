@@ -17,7 +17,6 @@ and for others it is not, as on real ones, however well the small network might 
 """
 
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from ops.inference_cpu import computes_in_bfloat16
 from ops.toy.dataset import DEFAULT_FOLDER, ToySettings, make_toy_dataset
 from ops.toy.scene import CLASSES, PATTERNS, draw_disc, draw_side, moving_background, paste, to_pixels
 from ops.utils.checkpoint_file import PREFIX
+from ops.utils.cores import available_cores
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.processes import WorkerDied, run_jobs
 from ops.video.opencv import prepare_worker
@@ -161,7 +161,7 @@ def pretrain(path: Path, num_classes: int, glance_arch: str = "mbv2", seed: int 
 
     Raises UserError where the file cannot be written or one of the two dies.
     """
-    workers = min(2, os.cpu_count() or 1)
+    workers = min(2, available_cores())
     threads = max(1, torch.get_num_threads() // workers)
     jobs = [(part, num_classes, glance_arch, seed, STEPS, threads) for part in ("glance", "focus")]
     state, found = {}, {}
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--glance_arch", choices=GLANCE_ARCHITECTURES, default=GLANCE_ARCHITECTURES[0])
     parser.add_argument("--seed", type=whole(0), default=0, help="default: 0")
     given = parser.parse_args(arguments)
-    make_toy_dataset(given.data_dir, workers=os.cpu_count() or 1)
+    make_toy_dataset(given.data_dir, workers=available_cores())
     num_classes = get_dataset("toy", given.data_dir).num_classes
     path = file_in(given.data_dir, num_classes, given.glance_arch)
     glance, focus = pretrain(path, num_classes, given.glance_arch, given.seed)

@@ -1,12 +1,12 @@
 """A folder of videos -> a folder of frame folders: the run as a whole, for Python callers and for `ops.video_jpg`."""
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ops.utils.cores import available_cores
 from ops.utils.errors import UserError
 from ops.utils.failure_list import escape, listed, write_failures
 from ops.utils.processes import progress_bar, run_jobs
@@ -111,7 +111,7 @@ def _carry_out(
             summary.failed.append((video.name, video.reason))
         else:
             to_make[video.folder] = video
-    if 1 < workers >= (os.cpu_count() or 1):  # each has a core
+    if 1 < workers >= available_cores():  # each has a core
         settings = replace(settings, decoder_threads=1)
     initialise = None
     if not settings.uses_ffmpeg:

@@ -67,7 +67,7 @@ def test_the_glance_network_does_not_learn_rings_from_checks():
 
 def test_the_two_networks_learn_in_processes_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(1, 1, 1, 2))
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
     glance, focus = pretrain.pretrain(tmp_path / "two.pth.tar", 9)
     assert 0 <= glance <= 100 and 0 <= focus <= 100
     model = UniAdaFocus(9, **SMALL)
@@ -80,7 +80,7 @@ def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
     thin_networks, no_pictures, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(2, 2, 2, 2))
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # thin networks are this process's
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})  # thin networks are this process's
     sizes = {"num_train": 2, "num_val": 2, "num_classes": 2, "frames": 6, "height": 48, "width": 48}
     make_toy_dataset(tmp_path / "data", ToySettings(**sizes))
     options = ["--dataset", "toy", "--data_dir", tmp_path / "data", "--root_log", tmp_path / "log", *SMALL_OPTIONS]
@@ -100,7 +100,7 @@ def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
 @pytest.mark.usefixtures("thin_networks")
 def test_the_command_says_how_much_was_learned(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(2, 2, 2, 40))
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # thin networks are this process's
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})  # thin networks are this process's
     make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
     assert call(pretrain.main, "--data_dir", tmp_path) == 0
     assert "pretrained_mbv2_2.pth.tar; new stills: glance network " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""docs/TRAINING.md's way from a folder of videos to a fine-tuned model and a picture, word for word, on toy videos."""
+"""docs/TRAINING.md: from a folder of videos to a fine-tuned model and a picture, word for word, with a thin network."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ from ops.toy.scene import CLASS_NAMES, draw_video
 from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_forked
 from tests.docs import commands as commands_of
 from tests.docs import document, section
+from tests.thin import thin_networks
 
 PUBLISHED_RUN, SMALL_RUN = "UniAdaFocus_mine_mbv2_segment48_e20", "UniAdaFocus_mine_mbv2_segment6_e1"
 SMALLER = [*SMALL_OPTIONS, "--epochs", "1"]  # options that come last win
@@ -32,16 +33,17 @@ def work(commands, tmp_path_factory):
         (work / name).symlink_to(ROOT / name)
     _write_videos(work)
     (work / "ckpt").mkdir()
-    published = UniAdaFocus(7, **SMALL).state_dict()
-    torch.save(
-        {"state_dict": {f"module.{name}": value for name, value in published.items()}},
-        work / "ckpt" / "actnet_p128.pth.tar",
-    )
-    for command in commands:
-        words = shlex.split(command.replace(PUBLISHED_RUN, SMALL_RUN))
-        assert words.pop(0) == "python"
-        done = run_forked(*words, *(SMALLER if words[0] in TAKES_SIZES else []), cwd=work)
-        (work / f"{words[0]}.out").write_text(done.stdout)
+    with thin_networks():
+        published = UniAdaFocus(7, **SMALL).state_dict()
+        torch.save(
+            {"state_dict": {f"module.{name}": value for name, value in published.items()}},
+            work / "ckpt" / "actnet_p128.pth.tar",
+        )
+        for command in commands:
+            words = shlex.split(command.replace(PUBLISHED_RUN, SMALL_RUN))
+            assert words.pop(0) == "python"
+            done = run_forked(*words, *(SMALLER if words[0] in TAKES_SIZES else []), cwd=work)
+            (work / f"{words[0]}.out").write_text(done.stdout)
     return work
 
 

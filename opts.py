@@ -15,14 +15,14 @@ from ops.utils.errors import EXIT_WRONG_INPUT, is_first_process
 # What `--dataset toy` uses unless an option says otherwise: minutes on two CPU cores.
 TOY_DEFAULTS = {
     "pretrained": "toy",
-    "num_segments": 16,
-    "num_glance_segments": 4,
-    "num_focus_segments": 3,
+    "num_segments": 20,
+    "num_glance_segments": 5,
+    "num_focus_segments": 4,
     "input_size": 128,
     "patch_size": 64,
     "dropout": 0.0,
     "fc_dropout": 0.0,
-    "epochs": 5,
+    "epochs": 4,
     "batch_size": 16,
     "lr": 0.0003,
     "global_lr_ratio": 0.0,

@@ -25,7 +25,7 @@ from ops.toy.dataset import CLASS_FILE, VIDEOS_FOLDER, ToySettings
 from ops.utils.errors import UserError, run_entry
 from ops.utils.session import run_folder
 from opts import build_parser, parse_options
-from results.toy import measure
+from results.toy import CRITERION, measure
 
 PICTURES = Path("demo")
 POINTS = (3, 8, 13)  # of early exit
@@ -44,7 +44,7 @@ def table(found: Mapping[str, Any], classes: int) -> Iterator[str]:
         name = f"after patch {number}" if number else "after the glance"
         yield f"  {name:26s} {exit['metric']:6.1f}   {exit['gflops']:.2f} GFLOPs a video"
     yield "Each video leaves once the network is sure enough (early exit):"
-    for point in found["early_exit"]["confidence"]:
+    for point in found["early_exit"][CRITERION]:
         if point["p"] in POINTS:
             name = f"operating point {point['p']:.0f}"
             yield f"  {name:26s} {point['metric']:6.1f}   {point['gflops']:.2f} GFLOPs a video on average"
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("", *table(found, classes), sep="\n")
     print(f"Pictures of one video of each class: {PICTURES}/   Accuracy over GFLOPs: {folder / PICTURE}")
     print("\nTwo videos, from their files, with early exit:", flush=True)
-    thresholds = ["--thresholds", str(result_file(folder, "confidence", "json"))]
+    thresholds = ["--thresholds", str(result_file(folder, CRITERION, "json"))]
     return predict.main([*files[:: max(1, len(files) // 2)][:2], *given, *thresholds])
 
 

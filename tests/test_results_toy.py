@@ -79,6 +79,9 @@ def test_every_figure_of_the_page_comes_from_the_files_of_the_runs(made):
     assert len(seed["ablation"]) == 9
     assert f"{seed['ablation'][0]['metric']:g}" == (run / "ablation.csv").read_text().splitlines()[1].split(",")[3]
     assert [point["p"] for point in seed["early_exit"]["entropy"]] == list(range(1, 20))
+    shares = seed["early_exit"]["entropy"][9]
+    expected = sum(shares[f"exit_{number}"] * exit["metric"] for number, exit in enumerate(seed["fixed_exits"]))
+    assert shares["random_metric"] == pytest.approx(expected)
     # Leaving at the last exit is the plain network.
     assert seed["fixed_exits"][-1]["metric"] == pytest.approx(seed["ablation"][0]["metric"], abs=1e-3)
     assert seed["fixed_exits"][-1]["gflops"] == pytest.approx(seed["ablation"][0]["gflops"], rel=1e-4)

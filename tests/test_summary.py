@@ -49,7 +49,7 @@ def test_every_entry_script_has_it_and_leaves_nothing_behind(thin_networks, scri
     monkeypatch.chdir(tmp_path)
     assert call(script.main, "--summary", "--dataset", "toy", "--num_focus_segments", 3) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("toy: 9 classes") and "  exit  3 " in printed and "  exit  4 " not in printed
+    assert printed.startswith("toy: 12 classes") and "  exit  3 " in printed and "  exit  4 " not in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,12 +1,12 @@
 """The embedded default: small real videos made on the spot, and the data set that `--dataset toy` trains on.
 
     python -m ops.toy.dataset                                       # data/toy, as main.py --dataset toy makes it
-    python -m ops.toy.dataset --data_dir data/toy --num_train 480 --remake
+    python -m ops.toy.dataset --data_dir data/toy --num_train 864 --remake
     python -m ops.toy.dataset --data_dir data/large --height 240 --width 280 --frames 64
 
 The last line then reads
 
-    done: 240 + 96 videos of 9 classes in data/toy
+    done: 432 + 180 videos of 12 classes in data/toy
 
 DATA_DIR/videos holds the videos, DATA_DIR/frames their frames, made by `ops.video.extraction` as for any video, and
 classInd.txt, train_split.txt and val_split.txt are in ActivityNet's format. What decides the class, a small badge that
@@ -56,8 +56,8 @@ class ToySettings:
 
     num_train: int = 432
     num_val: int = 180
-    num_classes: int = 9
-    frames: int = 16  # per video
+    num_classes: int = 12
+    frames: int = 20  # per video
     height: int = 144  # pixels
     width: int = 144
     seed: int = 0

@@ -6,6 +6,7 @@ frames says which class a video is of. All else (background, distractors, time s
 looking at the class: with the same seed, videos of two classes differ in the badge alone.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,15 +14,15 @@ import cv2
 import numpy as np
 
 COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 230)}
-PATTERNS = ("stripes", "rings", "checks")
+PATTERNS = ("halves", "stripes", "rings", "checks")
 CLASSES = tuple((colour, pattern) for pattern in PATTERNS for colour in COLOURS)
 CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
 
-BADGE_SIDE = (0.12, 0.22)  # of the frame's height; distractors too
+BADGE_SIDE = (0.15, 0.22)  # of the frame's height; distractors too
 _WHITE = (245.0, 245.0, 245.0)
 _DISTRACTORS = 3
-_BADGE_TIME = (0.22, 0.28)  # share of the frames in which the badge is there
-_MARGIN = 0.1  # share of the free room at each side where no disc begins
+_BADGE_TIME = (0.2, 0.22)  # share of the frames in which the badge is there
+_MARGIN = 0.15  # share of the free room at each side where no disc begins
 _DRIFT = 0.2  # share of the free room that a disc goes through at most
 _CLUTTER = 60  # things on the background
 _SUPERSAMPLING = 3
@@ -116,21 +117,32 @@ def draw_disc(
     pixel it covers [side, side, 1]. The generator is used in the same way whatever the colour and pattern."""
     angle, shade, grey = generator.uniform(-0.4, 0.4), generator.normal(0, 10, 3), generator.uniform(50, 150)
     shade += COLOURS[colour] if colour else grey
-    fine = side * _SUPERSAMPLING
-    y, x = (np.mgrid[:fine, :fine].astype(np.float32) + 0.5) / _SUPERSAMPLING - side / 2  # pixels from the centre
-    radius = np.hypot(x, y)
-    along = np.cos(angle) * x + np.sin(angle) * y
-    across = np.cos(angle) * y - np.sin(angle) * x
-    if pattern == "stripes":
-        coloured = np.floor(along / (side / 6) + 0.5) % 2 == 0
-    elif pattern == "rings":
+    x, y, radius, cover = _circle(side)
+    if pattern == "rings":
         coloured = np.floor(radius / (side / 6) + 0.5) % 2 == 0
     else:
-        coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
-    pixels = np.where(coloured[..., None], np.float32(shade), np.float32(_WHITE)).clip(0, 255)
+        along = np.cos(angle) * x + np.sin(angle) * y
+        if pattern == "halves":
+            coloured = along < 0
+        elif pattern == "stripes":
+            coloured = np.floor(along / (side / 6) + 0.5) % 2 == 0
+        else:
+            across = np.cos(angle) * y - np.sin(angle) * x
+            coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
+    share = cv2.resize(coloured.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)[..., None]
+    white = np.float32(_WHITE)
+    return white + share * (np.float32(shade).clip(0, 255) - white), cover
+
+
+@functools.lru_cache(maxsize=256)
+def _circle(side: int) -> tuple[np.ndarray, ...]:
+    """The points of a disc of this many pixels: x and y from its centre and their distance to it, in pixels, float32
+    [fine], several points to a pixel; and how much of each pixel the disc covers [side, side, 1]."""
+    fine = side * _SUPERSAMPLING
+    y, x = (np.mgrid[:fine, :fine].astype(np.float32) + 0.5) / _SUPERSAMPLING - side / 2
+    radius = np.hypot(x, y)
     cover = (radius <= side / 2).astype(np.float32)
-    pixels, cover = (cv2.resize(each, (side, side), interpolation=cv2.INTER_AREA) for each in (pixels, cover))
-    return pixels, cover[..., None]
+    return x, y, radius, cv2.resize(cover, (side, side), interpolation=cv2.INTER_AREA)[..., None]
 
 
 def _path(generator: np.random.Generator, frames: int, side: int, height: int, width: int) -> list[tuple[int, int]]:

@@ -47,7 +47,7 @@ def test_several_processes_make_the_same(made: Path, tmp_path: Path) -> None:
 
 
 def test_the_split_files_are_in_activitynets_format(made: Path) -> None:
-    assert (made / "classInd.txt").read_text() == "red stripes\ngreen stripes\nblue stripes\n"
+    assert (made / "classInd.txt").read_text() == "red halves\ngreen halves\nblue halves\n"
     train, val = (made / "train_split.txt").read_text(), (made / "val_split.txt").read_text()
     assert train == "train_0001,10,0\ntrain_0002,10,1\ntrain_0003,10,2\ntrain_0004,10,0\n"
     assert val == "val_0001,10,0\nval_0002,10,1\nval_0003,10,2\n"
@@ -230,7 +230,7 @@ def test_a_failure_leaves_nothing_but_the_mark_and_is_made_good_next_time(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_classes", 1), ("num_classes", 10), ("height", 47), ("frames", 2), ("seed", -1)]
+    ("name", "value"), [("num_classes", 1), ("num_classes", 13), ("height", 47), ("frames", 2), ("seed", -1)]
 )
 def test_settings_that_make_no_sense_are_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"--{name} {value} must be"):

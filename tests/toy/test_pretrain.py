@@ -43,25 +43,25 @@ def test_tiles_without_a_badge_have_no_class_to_name():
 def test_the_glance_network_does_not_learn_rings_from_checks():
     """Its targets are even over the classes that look alike at a glance, and any of them is a right answer."""
     (images, full), (same_images, at_a_glance) = (
-        pretrain.draw_stills(np.random.default_rng(0), 8, 4, 8, at_a_glance=blurred) for blurred in (False, True)
+        pretrain.draw_stills(np.random.default_rng(0), 8, 4, 11, at_a_glance=blurred) for blurred in (False, True)
     )
     assert torch.equal(images, same_images)
-    alike = {**{label: [label] for label in (0, 1, 2)}, 3: [3, 6], 6: [3, 6], 4: [4, 7], 7: [4, 7], 5: [5]}
-    assert {CLASSES[label][1] for label in (0, 1, 2)} == {"stripes"}
-    assert all(CLASSES[3 + colour][0] == CLASSES[6 + colour][0] for colour in range(3))
+    alike = {**{label: [label] for label in range(6)}, 6: [6, 9], 9: [6, 9], 7: [7, 10], 10: [7, 10], 8: [8]}
+    assert {CLASSES[label][1] for label in range(6)} == {"halves", "stripes"}
+    assert all(CLASSES[6 + colour][0] == CLASSES[9 + colour][0] for colour in range(3))
     seen = set()
     for one, other in zip(full.flatten(0, 2), at_a_glance.flatten(0, 2), strict=True):
-        names = alike[int(one.argmax())] if one.max() == 1 else range(8)
+        names = alike[int(one.argmax())] if one.max() == 1 else range(11)
         seen.add(tuple(names))
-        assert other.tolist() == pytest.approx([(number in names) / len(names) for number in range(8)])
-    assert len(seen) == 7
-    network, head = nn.Identity(), nn.Linear(3, 8)
+        assert other.tolist() == pytest.approx([(number in names) / len(names) for number in range(11)])
+    assert len(seen) == 10
+    network, head = nn.Identity(), nn.Linear(3, 11)
     nn.init.zeros_(head.weight)
-    head.bias.data = torch.eye(8)[6]  # always says class 6
+    head.bias.data = torch.eye(11)[9]  # always says class 9
     labels = full.argmax(-1)[full.amax(-1) == 1]
-    share = 100 * float((labels == 6).float().mean())
+    share = 100 * float((labels == 9).float().mean())
     assert pretrain.accuracy(network, head, (images, full)) == pytest.approx(share)
-    share += 100 * float((labels == 3).float().mean())
+    share += 100 * float((labels == 6).float().mean())
     assert pretrain.accuracy(network, head, (images, at_a_glance)) == pytest.approx(share)
 
 

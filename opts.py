@@ -22,7 +22,7 @@ TOY_DEFAULTS = {
     "patch_size": 64,
     "dropout": 0.0,
     "fc_dropout": 0.0,
-    "epochs": 4,
+    "epochs": 3,
     "batch_size": 16,
     "lr": 0.0003,
     "global_lr_ratio": 0.0,

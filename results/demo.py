@@ -28,7 +28,7 @@ from opts import build_parser, parse_options
 from results.toy import CRITERION, measure
 
 PICTURES = Path("demo")
-POINTS = (3, 8, 13)  # of early exit
+POINTS = (10, 15, 19)  # of early exit
 POLICIES = {
     "where the policies say": ("learned", "learned"),
     "patches at random": ("random", "learned"),
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("", *table(found, classes), sep="\n")
     print(f"Pictures of one video of each class: {PICTURES}/   Accuracy over GFLOPs: {folder / PICTURE}")
     print("\nTwo videos, from their files, with early exit:", flush=True)
-    thresholds = ["--thresholds", str(result_file(folder, CRITERION, "json"))]
+    thresholds = ["--thresholds", str(result_file(folder, CRITERION, "json")), "--operating_point", str(POINTS[1])]
     return predict.main([*files[:: max(1, len(files) // 2)][:2], *given, *thresholds])
 
 

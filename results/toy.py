@@ -53,7 +53,7 @@ from opts import OneLineParser, build_parser, parse_options, whole
 
 # What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options beside those of --dataset toy.
 DATA: dict[str, int] = {"num_train": 640, "num_val": 240, "seed": 1}
-OPTIONS: dict[str, Any] = {}
+OPTIONS: dict[str, Any] = {"epochs": 4}
 REPORT = "policy_report.json"
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
 # Confidence, as published, is the largest raw logit, and that of the glance says little about its being right.

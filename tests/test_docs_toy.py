@@ -12,7 +12,7 @@ from tests.conftest import ROOT, SMALL_OPTIONS, run_forked
 from tests.docs import commands, document, fences, section, without_digits
 from tests.thin import thin_networks
 
-DEFAULT_RUN, SMALL_RUN = "UniAdaFocus_toy_mbv2_segment20_e4", "UniAdaFocus_toy_mbv2_segment6_e1"
+DEFAULT_RUN, SMALL_RUN = "UniAdaFocus_toy_mbv2_segment20_e3", "UniAdaFocus_toy_mbv2_segment6_e1"
 SMALLER = [*SMALL_OPTIONS, "--epochs", "1"]  # options that come last win
 TAKES_SIZES = ("main.py", "test_early_exit_uni_adafocus.py")
 VIDEOS = ["--data_dir", "data/toy", "--num_train", 6, "--num_val", 4, "--num_classes", 3, "--frames", 16]

@@ -1,6 +1,6 @@
 """Do the policies find what decides? Measured on the toy dataset, where it is known when and where the badge is.
 
-    python -m ops.toy.policies --resume log/UniAdaFocus_toy_mbv2_segment20_e4/ckpt.pth.tar
+    python -m ops.toy.policies --resume log/UniAdaFocus_toy_mbv2_segment20_e3/ckpt.pth.tar
     python -m ops.toy.policies --resume CKPT --data_dir data/large --json report.json
 
 The last table then reads, in percent and for the validation videos,

@@ -1,4 +1,4 @@
-# make demo: trains on videos made on the spot, and shows what looking only where it matters is worth; some 9 minutes on 2 cores.
+# make demo: trains on videos made on the spot, and shows what looking only where it matters is worth; some 8 minutes on 2 cores.
 # make test: everything that is tested.
 # make bench: how fast it is, in one table, in a few minutes.
 # make faults: kills, full disks and other faults by the hundred, in some minutes (docs/FAULTS.md).

@@ -81,8 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("", *table(found, classes), sep="\n")
     print(f"Pictures of one video of each class: {PICTURES}/   Accuracy over GFLOPs: {folder / PICTURE}")
     print("\nTwo videos, from their files, with early exit:", flush=True)
-    thresholds = ["--thresholds", str(result_file(folder, CRITERION, "json")), "--operating_point", str(POINTS[1])]
-    return predict.main([*files[:: max(1, len(files) // 2)][:2], *given, *thresholds])
+    thresholds = ["--thresholds", str(result_file(folder, CRITERION, "json")), "--operating_point", str(POINTS[-1])]
+    return predict.main(
+        [files[classes // 4], files[classes // 2], *given, *thresholds]
+    )  # one clear at a glance, one not
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What ImageNet is to real videos, for the toy ones: both backbones learn to see its badges on stills, in minutes.
 
-    python -m ops.toy.pretrain                                # data/toy/pretrained_mbv2_12.pth.tar, as training makes it
+    python -m ops.toy.pretrain                              # data/toy/pretrained_mbv2_12.pth.tar, as training makes it
     python main.py --dataset toy --init_from data/toy/pretrained_mbv2_12.pth.tar
 
 The last line then reads

@@ -82,9 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Pictures of one video of each class: {PICTURES}/   Accuracy over GFLOPs: {folder / PICTURE}")
     print("\nTwo videos, from their files, with early exit:", flush=True)
     thresholds = ["--thresholds", str(result_file(folder, CRITERION, "json")), "--operating_point", str(POINTS[-1])]
-    return predict.main(
-        [files[classes // 4], files[classes // 2], *given, *thresholds]
-    )  # one clear at a glance, one not
+    clear_at_a_glance, not_clear = files[classes // 4], files[classes // 2]
+    return predict.main([clear_at_a_glance, not_clear, *given, *thresholds])
 
 
 if __name__ == "__main__":

@@ -96,8 +96,8 @@ def make_toy_dataset(
     remake: replace what this program made there before. workers: processes that share the work.
     A folder left half-made, or that lost a video, is made again with the settings it had; a failure leaves nothing but
     the settings file, which says so. Another process that makes the same folder is waited for.
-    Raises UserError where `data_dir` holds something else, or the data set with other settings and not `remake`, or
-    where the videos cannot be written.
+    Raises UserError where `data_dir` holds something else, or the data set with other settings or of a version with
+    other classes and not `remake`, or where the videos cannot be written.
     """
     if data_dir.exists() and not data_dir.is_dir():
         raise UserError(f"{data_dir}: is not a folder; choose another --data_dir for the toy data set")
@@ -109,6 +109,11 @@ def make_toy_dataset(
             fcntl.flock(lock, fcntl.LOCK_EX)
             made_with, is_whole = _recorded_settings(data_dir)
             if is_whole and not remake:
+                if (data_dir / CLASS_FILE).read_bytes().split(b"\n")[:-1] != [
+                    name.encode() for name in made_with.classes
+                ]:
+                    advice = f"make it anew with python -m ops.toy.dataset --data_dir {data_dir} --remake"
+                    raise UserError(f"{data_dir / CLASS_FILE}: has other classes than this version's videos; {advice}")
                 before, after = asdict(made_with), asdict(settings or made_with)
                 changes = [
                     f"{name} {before[name]}, not {after[name]}" for name in before if before[name] != after[name]

@@ -41,6 +41,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def test_videos_of_a_version_with_other_classes_are_not_taken_for_todays(folder: Path) -> None:
+    """Stills to pretrain on would show other badges under the same labels."""
+    names = (folder / "classInd.txt").read_text()
+    (folder / "classInd.txt").write_text(names.replace("red halves", "red stripes"))
+    with pytest.raises(UserError, match=r"classInd.txt: has other classes .* --remake$"):
+        make_toy_dataset(folder)
+    make_toy_dataset(folder, remake=True)
+    assert (folder / "classInd.txt").read_text() == names
+
+
 def test_several_processes_make_the_same(made: Path, tmp_path: Path) -> None:
     make_toy_dataset(tmp_path / "data", TINY, workers=2)
     assert contents(tmp_path / "data") == contents(made)

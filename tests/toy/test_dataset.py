@@ -17,6 +17,7 @@ from ops.utils.errors import UserError
 from tests.conftest import call, the_error
 
 TINY = ToySettings(num_train=4, num_val=3, num_classes=3, frames=10, height=64, width=80, seed=5)
+TINIER = ToySettings(num_train=1, num_val=1, frames=8, height=48, width=64)
 NAMES = ["train_0001", "train_0002", "train_0003", "train_0004", "val_0001", "val_0002", "val_0003"]
 
 
@@ -31,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tinier data set to play with."""
-    make_toy_dataset(tmp_path / "data", ToySettings(num_train=1, num_val=1, frames=8, height=48, width=64))
+    make_toy_dataset(tmp_path / "data", TINIER)
     return tmp_path / "data"
 
 
@@ -47,7 +48,7 @@ def test_videos_of_a_version_with_other_classes_are_not_taken_for_todays(folder:
     (folder / "classInd.txt").write_text(names.replace("red halves", "red stripes"))
     with pytest.raises(UserError, match=r"classInd.txt: has other classes .* --remake$"):
         make_toy_dataset(folder)
-    make_toy_dataset(folder, remake=True)
+    make_toy_dataset(folder, TINIER, remake=True)
     assert (folder / "classInd.txt").read_text() == names
 
 

@@ -139,7 +139,7 @@ def measure(command: Sequence[str], folder: Path, label: str = "", pairs: str = 
 
 def _with_expected(row: Mapping[str, float], fixed: Sequence[float]) -> dict[str, float]:
     """An operating point whose `random_metric`, in the file that of one draw, is what is expected of such draws."""
-    return dict(row) | {"random_metric": sum(row[f"exit_{number}"] * metric for number, metric in enumerate(fixed))}
+    return {**row, "random_metric": sum(row[f"exit_{number}"] * metric for number, metric in enumerate(fixed))}
 
 
 def goals(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -109,9 +109,7 @@ def make_toy_dataset(
             fcntl.flock(lock, fcntl.LOCK_EX)
             made_with, is_whole = _recorded_settings(data_dir)
             if is_whole and not remake:
-                if (data_dir / CLASS_FILE).read_bytes().split(b"\n")[:-1] != [
-                    name.encode() for name in made_with.classes
-                ]:
+                if (data_dir / CLASS_FILE).read_bytes() != _text(made_with.classes).encode():
                     advice = f"make it anew with python -m ops.toy.dataset --data_dir {data_dir} --remake"
                     raise UserError(f"{data_dir / CLASS_FILE}: has other classes than this version's videos; {advice}")
                 before, after = asdict(made_with), asdict(settings or made_with)
@@ -161,8 +159,12 @@ def _make(data_dir: Path, settings: ToySettings, workers: int) -> None:
             raise UserError(f"{videos_folder / name}.mp4: the video just written cannot be read back ({reason})")
     (data_dir / TRUTH_FILE).write_text(json.dumps(truth) + "\n")
     for name, lines in ((CLASS_FILE, settings.classes), (TRAIN_FILE, rows["train"]), (VAL_FILE, rows["val"])):
-        (data_dir / name).write_text("".join(f"{line}\n" for line in lines))
+        (data_dir / name).write_text(_text(lines))
     settings_file.write_text(json.dumps({"complete": True} | described) + "\n")
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _draw(job: tuple[Path, int, tuple[int, int, int], ToySettings], report: Callable[[int], None]) -> dict | str:

@@ -205,13 +205,15 @@ def test_the_published_commands_stand_there_word_for_word():
 
 @EVERY_DOCUMENT
 def test_python_examples_run(path, thin_networks):
+    """Each leaves logits of the shape that its comments promise: of 200 classes, and of the model that it was given."""
+    promised = {"output": (1, 200), "answer": (2, 4)}
     for example in fences(path.read_text(encoding="utf-8"), "python"):
-        exec(
-            example,
-            {
-                "frames": torch.zeros(1, 48, 3, 224, 224, dtype=torch.uint8),
-                "model": UniAdaFocus(4, **SMALL).eval(),
-                "clips": torch.zeros(2, SMALL["num_segments"], 3, 64, 64, dtype=torch.uint8),
-                "thresholds": np.zeros(SMALL["num_focus_segments"] + 1),
-            },
-        )
+        names = {
+            "frames": torch.zeros(1, 48, 3, 224, 224, dtype=torch.uint8),
+            "model": UniAdaFocus(4, **SMALL).eval(),
+            "clips": torch.zeros(2, SMALL["num_segments"], 3, 64, 64, dtype=torch.uint8),
+            "thresholds": np.zeros(SMALL["num_focus_segments"] + 1),
+        }
+        exec(example, names)
+        (made,) = promised.keys() & names.keys()
+        assert names[made].logits.shape == promised[made]

@@ -59,7 +59,7 @@ _SHARING = 4  # stills with parts of the same background; batch norms must not s
 class Steps:
     """How long the networks learn, and on how many stills they are tested."""
 
-    focus: int = 260
+    focus: int = 340
     crowded: int = 800
     sparse: int = 200
     tested: int = 256

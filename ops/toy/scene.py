@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 COLOURS = {"red": (225, 30, 40), "green": (30, 190, 60), "blue": (40, 70, 230)}
-PATTERNS = ("halves", "stripes", "rings", "checks")
+PATTERNS = ("bars", "stripes", "rings", "checks")
 CLASSES = tuple((colour, pattern) for pattern in PATTERNS for colour in COLOURS)
 CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
 
-BADGE_SIDE = (0.15, 0.22)  # of the frame's height; distractors too
+BADGE_SIDE = (0.17, 0.22)  # of the frame's height; distractors too
 _WHITE = (245.0, 245.0, 245.0)
 _DISTRACTORS = 3
 _BADGE_TIME = (0.2, 0.22)  # share of the frames in which the badge is there
@@ -118,17 +118,12 @@ def draw_disc(
     angle, shade, grey = generator.uniform(-0.4, 0.4), generator.normal(0, 10, 3), generator.uniform(50, 150)
     shade += COLOURS[colour] if colour else grey
     x, y, radius, cover = _circle(side)
-    if pattern == "rings":
-        coloured = np.floor(radius / (side / 6) + 0.5) % 2 == 0
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    if pattern == "checks":
+        coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
     else:
-        along = np.cos(angle) * x + np.sin(angle) * y
-        if pattern == "halves":
-            coloured = along < 0
-        elif pattern == "stripes":
-            coloured = np.floor(along / (side / 6) + 0.5) % 2 == 0
-        else:
-            across = np.cos(angle) * y - np.sin(angle) * x
-            coloured = (np.floor(along / (side / 4)) + np.floor(across / (side / 4))) % 2 == 0
+        coordinate = {"bars": across, "stripes": along, "rings": radius}[pattern]
+        coloured = np.floor(coordinate / (side / 6) + 0.5) % 2 == 0
     share = cv2.resize(coloured.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)[..., None]
     white = np.float32(_WHITE)
     return white + share * (np.float32(shade).clip(0, 255) - white), cover

@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_videos_of_a_version_with_other_classes_are_not_taken_for_todays(folder: Path) -> None:
     """Stills to pretrain on would show other badges under the same labels."""
     names = (folder / "classInd.txt").read_text()
-    (folder / "classInd.txt").write_text(names.replace("red halves", "red stripes"))
+    (folder / "classInd.txt").write_text(names.replace("red bars", "red stripes"))
     with pytest.raises(UserError, match=r"classInd.txt: has other classes .* --remake$"):
         make_toy_dataset(folder)
     make_toy_dataset(folder, TINIER, remake=True)
@@ -58,7 +58,7 @@ def test_several_processes_make_the_same(made: Path, tmp_path: Path) -> None:
 
 
 def test_the_split_files_are_in_activitynets_format(made: Path) -> None:
-    assert (made / "classInd.txt").read_text() == "red halves\ngreen halves\nblue halves\n"
+    assert (made / "classInd.txt").read_text() == "red bars\ngreen bars\nblue bars\n"
     train, val = (made / "train_split.txt").read_text(), (made / "val_split.txt").read_text()
     assert train == "train_0001,10,0\ntrain_0002,10,1\ntrain_0003,10,2\ntrain_0004,10,0\n"
     assert val == "val_0001,10,0\nval_0002,10,1\nval_0003,10,2\n"

@@ -47,7 +47,7 @@ def test_the_glance_network_does_not_learn_rings_from_checks():
     )
     assert torch.equal(images, same_images)
     alike = {**{label: [label] for label in range(6)}, 6: [6, 9], 9: [6, 9], 7: [7, 10], 10: [7, 10], 8: [8]}
-    assert {CLASSES[label][1] for label in range(6)} == {"halves", "stripes"}
+    assert {CLASSES[label][1] for label in range(6)} == {"bars", "stripes"}
     assert all(CLASSES[6 + colour][0] == CLASSES[9 + colour][0] for colour in range(3))
     seen = set()
     for one, other in zip(full.flatten(0, 2), at_a_glance.flatten(0, 2), strict=True):

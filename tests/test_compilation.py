@@ -1,11 +1,14 @@
 """`--compile`, on backbones that are small enough to compile in seconds."""
 
 import copy
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 import main
 from models.backbones import run_blocks
@@ -123,6 +126,38 @@ def test_where_it_does_not_work_it_is_one_line(dataset_folder, tmp_path, monkeyp
     assert call(main.main, *run) == 2
     error = the_error(capsys.readouterr().err)
     assert "--compile does not work here (No working C++ compiler found): it needs a C++ compiler" in error
+
+
+@pytest.mark.usefixtures("thin_networks", "no_pictures")
+@pytest.mark.parametrize("tried_first", [True, False])  # whether it works; else while a backbone is compiled
+@pytest.mark.parametrize("signalled", [True, False])
+def test_a_signal_that_ends_the_compiler_too_is_a_stop(
+    tried_first, signalled, dataset_folder, tmp_path, monkeypatch, capsys
+):
+    """As schedulers and `timeout` send it, to the whole process group: PyTorch then finds that compiling has failed."""
+
+    def killed_compiler(work, **_):
+        def fails(*inputs):
+            if signalled:
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise TorchDynamoException("CppCompileError: C++ compile error\nand a thousand lines")
+
+        is_the_trial = work.__name__ == "<lambda>"
+        return fails if is_the_trial == tried_first else work
+
+    monkeypatch.setattr(torch, "compile", killed_compiler)
+    run = ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path, *SMALL_OPTIONS, "--compile"]
+    if signalled:
+        assert call(main.main, *run) == 128 + signal.SIGTERM
+        assert capsys.readouterr().err.splitlines() == [
+            "SIGTERM: finishing this step, saving, leaving; a second one leaves at once"
+        ]
+    elif tried_first:
+        assert call(main.main, *run) == 2
+        assert "--compile does not work here" in the_error(capsys.readouterr().err)
+    else:
+        with pytest.raises(TorchDynamoException):
+            call(main.main, *run)
 
 
 @needs_compiler

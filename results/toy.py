@@ -52,7 +52,7 @@ from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
 
 # What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options beside those of --dataset toy.
-DATA: dict[str, int] = {"num_train": 640, "num_val": 240, "seed": 1}
+DATA: dict[str, int] = {"num_train": 640, "num_val": 400, "seed": 2}
 OPTIONS: dict[str, Any] = {"epochs": 4}
 REPORT = "policy_report.json"
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
@@ -157,7 +157,6 @@ def goals(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         key=lambda name: (areas[name]["mean"] < areas["learned"]["mean"] - 1e-6, areas[name]["mean"]),
     )
     shares = [100 * row["gflops"]["mean"] / cost for row in points if row["metric"]["mean"] >= final - 0.5]
-    above_random = min(row["metric"]["mean"] - row["random_metric"]["mean"] for row in points)
     rows = [
         _goal("final accuracy", final, 90),
         _goal("final accuracy above that after the glance, points", final - exits[0]["metric"]["mean"], 10),
@@ -172,7 +171,7 @@ def goals(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         *rows,
         {"name": "GFLOPs at which early exit is within 0.5 points of the final accuracy, percent of all",
          "value": share, "wanted": "at most 60", "met": share <= 60},
-        _goal("early exit above as many random exits at its worst point, points", above_random, 0),
+        _random_exits_goal(runs),
     ]  # fmt: skip
 
 
@@ -186,10 +185,23 @@ def _policies_goal(runs: Sequence[Mapping[str, Any]], name: str, other: tuple[st
     for run in runs:
         metric = {(row["patch_policy"], row["frame_policy"]): row["metric"] for row in run["ablation"]}
         differences.append(metric["learned", "learned"] - metric[other])
-    error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else math.inf  # of one, unknown
-    value = mean(differences)
+    value, error = mean(differences), _standard_error(differences)
     wanted = f"at least 5, and more than 2 standard errors ({error:.2f})"
     return {"name": f"above {name}, points", "value": value, "wanted": wanted, "met": value >= 5 and value > 2 * error}
+
+
+def _random_exits_goal(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy with early exit above that of as many random exits, on average over the runs, where it is least."""
+    above = np.array([[row["metric"] - row["random_metric"] for row in run["early_exit"][CRITERION]] for run in runs])
+    worst = int(above.mean(0).argmin())
+    p, error = runs[0]["early_exit"][CRITERION][worst]["p"], _standard_error(above[:, worst])
+    goal = _goal("early exit above as many random exits at its worst point, points", float(above[:, worst].mean()), 0)
+    return goal | {"wanted": f"{goal['wanted']} (worst: p = {p:.0f}, standard error {error:.2f})"}
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """Of the mean; of a single value, unknown."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.inf
 
 
 def _ratio(values: Mapping[str, Mapping[str, float]], one: str, other: str) -> float:

@@ -145,6 +145,15 @@ def test_goals_are_judged_by_the_figures_of_all_seeds(made):
     assert not found["above random patches, points"]["met"]
     assert sum(not goal["met"] for goal in found.values()) == 1
 
+    one, other = _as_wanted(run, 92.0), _as_wanted(run, 94.0)
+    one["early_exit"]["entropy"][4]["random_metric"] = 92.5  # better than early exit, at p = 5
+    found = {goal["name"]: goal for goal in goals([one, other])}
+    worst = found["early exit above as many random exits at its worst point, points"]
+    assert worst["value"] == pytest.approx((-0.5 + 1) / 2) and worst["met"]
+    assert worst["wanted"] == "at least 0 (worst: p = 5, standard error 0.75)"
+    one["early_exit"]["entropy"][4]["random_metric"] = 93.5
+    assert sum(not goal["met"] for goal in goals([one, other])) == 1
+
 
 def _as_wanted(run, final, random=80.0):
     """A run like another, with figures that meet all goals."""

@@ -128,8 +128,12 @@ def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, flo
         return None
     try:
         metrics, evaluated = evaluate(run, state.model, data.val)
-    except Stopped:
-        save(run, state, data)
+    except Exception as error:
+        led_to_it = run.stop.has_led_to(error)
+        if led_to_it:
+            run.stop.agreed()  # the other processes are at the end of their first batch, where they ask for it
+        if led_to_it or isinstance(error, Stopped):
+            save(run, state, data)
         raise
     with distributed.fail_together():
         if evaluated is not None:

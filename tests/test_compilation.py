@@ -13,6 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 import main
 from models.backbones import run_blocks
 from models.uni_adafocus import UniAdaFocus
+from ops import checkpoint
 from ops.inference import InferenceNetwork, prepare_for_inference
 from ops.setup import check_compiler, compile_backbones
 from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
@@ -158,6 +159,24 @@ def test_a_signal_that_ends_the_compiler_too_is_a_stop(
     else:
         with pytest.raises(TorchDynamoException):
             call(main.main, *run)
+
+
+@pytest.mark.usefixtures("thin_networks", "no_pictures")
+def test_a_signal_that_ends_the_compiler_of_an_evaluation_loses_no_training(dataset_folder, tmp_path, monkeypatch):
+    def killed_in_evaluation(work, **_):
+        def fails(*inputs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise TorchDynamoException("CppCompileError: C++ compile error")
+
+        return fails if work.__name__ == "_call_impl" else work
+
+    monkeypatch.setattr(torch, "compile", killed_in_evaluation)
+    run = ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path, *SMALL_OPTIONS, "--compile"]
+    assert call(main.main, *run) == 128 + signal.SIGTERM
+    (path,) = tmp_path.glob("*/ckpt.pth.tar")
+    steps = len((dataset_folder / "train_split.txt").read_text().splitlines()) // 2
+    found = checkpoint.read(path)
+    assert (found.epoch, found.step) == (0, steps)
 
 
 @needs_compiler

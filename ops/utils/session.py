@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ def start(options: argparse.Namespace) -> Iterator[Run]:
         log = RunLogger(run_folder(options), distributed.is_main_process())
         run = Run(options, device, log, stop)
         try:
-            with faults.explained(options, log.folder), _compilers_stop_too(stop):
+            with faults.explained(options, log.folder), _as_a_stop(stop):
                 yield run
         except Stopped as stopped:
             log.line(str(stopped))
@@ -47,25 +46,14 @@ def start(options: argparse.Namespace) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def _compilers_stop_too(stop: StopRequest) -> Iterator[None]:
-    """A signal to the whole process group also ends the compilers that torch.compile has started: what PyTorch then
-    raises within the block becomes Stopped."""
+def _as_a_stop(stop: StopRequest) -> Iterator[None]:
+    """An error within the block that a signal has led to becomes Stopped."""
     try:
         yield
     except Exception as error:
-        if stop.signal_number and _is_of_compiling(error):
+        if stop.has_led_to(error):
             raise Stopped(stop.signal_number) from error
         raise
-
-
-def _is_of_compiling(error: BaseException | None) -> bool:
-    """Whether the error, or what it was raised from, says that torch.compile has failed."""
-    errors = sys.modules.get("torch._dynamo.exc")  # loaded by the first compilation only; it takes seconds
-    while error is not None and errors is not None:
-        if isinstance(error, errors.TorchDynamoException):
-            return True
-        error = error.__cause__
-    return False
 
 
 def run_folder(options: argparse.Namespace) -> Path:

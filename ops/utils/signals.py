@@ -59,6 +59,18 @@ class StopRequest:
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
+    def has_led_to(self, error: BaseException | None) -> bool:
+        """Whether a signal has come, and the error, or what it was raised from, says that torch.compile has failed.
+
+        A signal to the whole process group ends the compilers, too.
+        """
+        errors = sys.modules.get("torch._dynamo.exc")  # loaded by the first compilation only; it takes seconds
+        while self.signal_number and errors is not None and error is not None:
+            if isinstance(error, errors.TorchDynamoException):
+                return True
+            error = error.__cause__
+        return False
+
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:
             if time.monotonic() - self._since > SAME_SECONDS:

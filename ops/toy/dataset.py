@@ -2,7 +2,7 @@
 
     python -m ops.toy.dataset                                       # data/toy, as main.py --dataset toy makes it
     python -m ops.toy.dataset --data_dir data/toy --num_train 864 --remake
-    python -m ops.toy.dataset --data_dir data/large --height 240 --width 280 --frames 64
+    python -m ops.toy.dataset --data_dir data/large --height 240 --width 280 --frames 64 --badge_percent 10
 
 The last line then reads
 
@@ -34,7 +34,7 @@ if __name__ == "__main__":  # started by its path: look for modules in the repos
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dataset_config import BUILT_IN, FRAMES_FOLDER
-from ops.toy.scene import CLASS_NAMES, draw_video
+from ops.toy.scene import BADGE_PERCENT, CLASS_NAMES, draw_video
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.processes import run_jobs
 from ops.video.extraction import extract_videos
@@ -61,11 +61,13 @@ class ToySettings:
     height: int = 144  # pixels
     width: int = 144
     seed: int = 0
+    badge_percent: int = BADGE_PERCENT  # of the frames, in which the badge is there; see `draw_video`
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("num_train", 1, 99_999), ("num_val", 1, 99_999), ("num_classes", 2, len(CLASS_NAMES)),
             ("frames", 3, 10_000), ("height", 32, 2160), ("width", 32, 3840), ("seed", 0, 2**63),
+            ("badge_percent", 1, 100),
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"--{name} {getattr(self, name)} must be from {low} to {high}")
@@ -170,7 +172,8 @@ def _text(lines: Sequence[str]) -> str:
 def _draw(job: tuple[Path, int, tuple[int, int, int], ToySettings], report: Callable[[int], None]) -> dict | str:
     """Draw the video of (file, label, seed, settings) and write it: where its badge is, or why that failed."""
     path, label, seed, settings = job
-    video = draw_video(label, seed, frames=settings.frames, height=settings.height, width=settings.width)
+    shape = {name: getattr(settings, name) for name in ("frames", "height", "width", "badge_percent")}
+    video = draw_video(label, seed, **shape)
     writer = cv2.VideoWriter(
         str(path), cv2.VideoWriter_fourcc(*"mp4v"), _FRAME_RATE, (settings.width, settings.height)
     )  # fmt: skip

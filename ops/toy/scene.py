@@ -21,7 +21,8 @@ CLASS_NAMES = tuple(" ".join(each) for each in CLASSES)
 BADGE_SIDE = (0.17, 0.22)  # of the frame's height; distractors too
 _WHITE = (245.0, 245.0, 245.0)
 _DISTRACTORS = 3
-_BADGE_TIME = (0.2, 0.22)  # share of the frames in which the badge is there
+BADGE_PERCENT = 21  # of the frames show the badge, unless other settings ask for more or fewer
+_BADGE_TIME = (0.2, 0.22)  # share of the frames that do, with that percentage
 _MARGIN = 0.15  # share of the free room at each side where no disc begins
 _DRIFT = 0.2  # share of the free room that a disc goes through at most
 _CLUTTER = 60  # things on the background
@@ -35,8 +36,14 @@ class ToyVideo(NamedTuple):
     boxes: dict[int, tuple[int, int, int, int]]  # frame number from 1 -> left, top, right, bottom (right, bottom out)
 
 
-def draw_video(label: int, seed: Sequence[int], *, frames: int, height: int, width: int) -> ToyVideo:
-    """Draw one video of class `label` (a place in `CLASSES`); the same arguments give the same pixels."""
+def draw_video(
+    label: int, seed: Sequence[int], *, frames: int, height: int, width: int, badge_percent: int = BADGE_PERCENT
+) -> ToyVideo:
+    """Draw one video of class `label` (a place in `CLASSES`); the same arguments give the same pixels.
+
+    badge_percent: of the frames in which the badge is there, one after the other and at least one; give or take 5 % of
+    that number.
+    """
     generator = np.random.default_rng(seed)
     video = moving_background(generator, frames, height, width)
     for _ in range(_DISTRACTORS):
@@ -45,7 +52,8 @@ def draw_video(label: int, seed: Sequence[int], *, frames: int, height: int, wid
         for frame, (x, y) in zip(video, _path(generator, frames, side, height, width), strict=True):
             paste(frame, disc, x, y)
 
-    shown = max(1, round(generator.uniform(*_BADGE_TIME) * frames))
+    shown = round(generator.uniform(*_BADGE_TIME) * (badge_percent / BADGE_PERCENT) * frames)
+    shown = min(max(1, shown), frames)
     first = int(generator.integers(frames - shown + 1))
     side = draw_side(generator, height)
     disc = draw_disc(generator, *CLASSES[label], side)
@@ -105,7 +113,7 @@ def _add_clutter(canvas: np.ndarray, generator: np.random.Generator, unit: float
         cv2.line(canvas, (int(x), int(y)), end, colour, max(1, round(half_height / 5)), cv2.LINE_AA)
 
 
-def draw_side(generator: np.random.Generator, height: int) -> int:
+def draw_side(generator: np.random.Generator, height: float) -> int:
     """The side of a disc in a frame of that height, pixels."""
     return max(2, round(generator.uniform(*BADGE_SIDE) * height))
 

@@ -240,8 +240,34 @@ def test_a_failure_leaves_nothing_but_the_mark_and_is_made_good_next_time(
     assert make_toy_dataset(tmp_path / "data", TINY)
 
 
+def test_a_folder_of_before_there_was_a_badge_percent_is_one_with_the_default(folder: Path) -> None:
+    path = folder / toy_dataset.SETTINGS_FILE
+    recorded = json.loads(path.read_text())
+    assert recorded["settings"].pop("badge_percent") == 21
+    path.write_text(json.dumps(recorded))
+    assert make_toy_dataset(folder, TINIER) is False
+    with pytest.raises(UserError, match=r"made with badge_percent 21, not 50"):
+        make_toy_dataset(folder, ToySettings(**(vars(TINIER) | {"badge_percent": 50})))
+
+
+def test_the_badge_is_there_for_the_share_of_the_frames_that_is_asked_for(tmp_path: Path) -> None:
+    settings = ToySettings(num_train=2, num_val=1, num_classes=2, frames=10, height=48, width=48, badge_percent=70)
+    make_toy_dataset(tmp_path / "data", settings)
+    truth = json.loads((tmp_path / "data" / "truth.json").read_text())
+    assert [len(video["boxes"]) for video in truth.values()] == [7] * 3
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_classes", 1), ("num_classes", 13), ("height", 47), ("frames", 2), ("seed", -1)]
+    ("name", "value"),
+    [
+        ("num_classes", 1),
+        ("num_classes", 13),
+        ("height", 47),
+        ("frames", 2),
+        ("seed", -1),
+        ("badge_percent", 0),
+        ("badge_percent", 101),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"--{name} {value} must be"):

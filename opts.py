@@ -116,8 +116,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     model.add_argument("--num_segments", type=whole(1, 10_000), default=48, help="frames per video, T")
     model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
     model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
-    model.add_argument("--input_size", type=whole(32), default=224, help="side of a frame, a multiple of 32")
-    model.add_argument("--patch_size", type=whole(1), default=128, help="side of a patch, 96..224 for frames of 224")
+    add_size_options(model, 224, 128)
     model.add_argument("--stn_hidden_dim", type=whole(1), default=128, help="width of the spatial policy")
     model.add_argument("--temporal_hidden_dim", type=whole(1), default=64, help="width of the temporal policy")
     model.add_argument("--temperature", type=positive, default=1.0, help="focus frames are sampled more evenly above 1")
@@ -206,6 +205,25 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
 def _add_choice(group: argparse._ArgumentGroup, name: str, choices: Sequence[str], help: str) -> None:
     """Add an option that takes one of some words, by default the first."""
     group.add_argument(name, choices=choices, default=choices[0], help=help)
+
+
+def add_size_options(group: argparse._ActionsContainer, input_size: int, patch_size: int) -> None:
+    """Add the sides of frames and patches, with these defaults; see `check_sizes`."""
+    group.add_argument("--input_size", type=whole(32), default=input_size, help="side of a frame, a multiple of 32")
+    group.add_argument(
+        "--patch_size", type=whole(1), default=patch_size, help="side of a patch, 96..224 for frames of 224"
+    )
+
+
+def check_sizes(parser: argparse.ArgumentParser, input_size: int, patch_size: int) -> None:
+    """End the program with one line where frames and patches cannot have these sides."""
+    if input_size % 32:
+        parser.error(f"--input_size {input_size} must be a multiple of 32")
+    smallest = input_size * 96 / 224
+    if not smallest <= patch_size <= input_size:
+        parser.error(
+            f"--patch_size {patch_size} must be from {smallest:.0f} to {input_size} for frames of {input_size}"
+        )
 
 
 def add_decode_option(group: argparse._ArgumentGroup) -> None:
@@ -318,14 +336,7 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
         parser.error(
             f"--num_focus_segments {options.num_focus_segments} must not exceed --num_segments {options.num_segments}"
         )
-    if options.input_size % 32:
-        parser.error(f"--input_size {options.input_size} must be a multiple of 32")
-    smallest = options.input_size * 96 / 224
-    if not smallest <= options.patch_size <= options.input_size:
-        parser.error(
-            f"--patch_size {options.patch_size} must be from {smallest:.0f} to {options.input_size} "
-            f"for frames of {options.input_size}"
-        )
+    check_sizes(parser, options.input_size, options.patch_size)
     if options.evaluate and hasattr(options, "amp_dtype"):
         for name in _given(options, amp_dtype="auto", amp_scope="backbones"):
             parser.error(f"--{name} is of training and --evaluate does not train: leave it out")

@@ -209,11 +209,12 @@ def pretrained_on_toy(model: UniAdaFocus, options: argparse.Namespace) -> Path:
     """The checkpoint of `ops.toy.pretrain` in the data folder, which is made where it is not there yet."""
     from ops.toy import pretrain  # needed for these weights only
 
-    path = pretrain.file_in(Path(options.data_dir), model.num_classes, options.glance_arch)
+    kind = model.num_classes, options.glance_arch, model.input_size, model.patch_size
+    path = pretrain.file_in(Path(options.data_dir), *kind)
     with distributed.main_process_first():
         if distributed.is_main_process() and not path.exists():
             with leaving_at_once():  # there is nothing of it to save
-                pretrain.pretrain(path, model.num_classes, options.glance_arch)
+                pretrain.pretrain(path, *kind)
     return path
 
 

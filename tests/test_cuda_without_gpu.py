@@ -24,6 +24,7 @@ from ops.inference import prepare_for_inference
 from ops.losses import training_losses
 from ops.metrics import training_accuracy
 from ops.stepwise import stepwise
+from ops.toy import pretrain
 from tests.conftest import SMALL, thin_reference_model
 
 ON_GPU = torch.cuda.is_available()
@@ -163,3 +164,22 @@ def test_the_yardstick_runs_on_a_gpu(model, device):
         ready = yardstick.baseline_clips(network, clips())
         assert ready.device.type == "cpu"
         check(yardstick.baseline_evaluation(network, ready, torch.device(device)), expected, device)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pretraining_on_stills_brings_them_to_the_networks_device(device, training, monkeypatch):
+    """Stills and targets are drawn on the CPU; only the logits of a test come back."""
+    network = nn.Conv2d(3, 8, 32, stride=32)
+    network_and_head = nn.ModuleList([network, nn.Linear(8, 9)])
+    with moved(network_and_head, device) as (network, head), Reads() as reads:
+        images = torch.zeros(2, 3, 224, 224, dtype=torch.uint8)
+        targets = torch.full((2, 4, 4, 9), 1 / 9)
+        if training:
+            if not ON_GPU:  # no other order of fake weights, and no gradients
+                monkeypatch.setattr(Tensor, "backward", lambda loss: None)
+                monkeypatch.setattr(nn.Module, "to", lambda module, **order: module)
+            pretrain.train(network, head, [(images, targets)] * 2, steps=40, rate=0.01, name="")
+        else:
+            network.eval()
+            assert pretrain.tile_logits(network, head, images, 4).cpu().shape == (2, 4, 4, 9)
+    assert reads.found == ([] if training else ["_to_copy"])

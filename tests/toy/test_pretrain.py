@@ -1,4 +1,4 @@
-"""ops/toy/pretrain.py: stills are labelled with what they show, and training starts from what was learned on them."""
+"""ops/toy/pretrain.py: the networks learn what their stills show, and training starts from that."""
 
 import numpy as np
 import pytest
@@ -11,22 +11,8 @@ from ops import checkpoint
 from ops.toy import pretrain
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.scene import CLASSES
-from tests.conftest import SMALL, SMALL_OPTIONS, call
-
-
-def test_targets_say_where_the_badges_are_and_of_which_colour():
-    images, targets = pretrain.draw_stills(np.random.default_rng(0), 6, tiles=4, classes=9, badges=0.5)
-    assert images.shape == (6, 3, 128, 128) and images.dtype == torch.uint8 and targets.shape == (6, 4, 4, 9)
-    with_badge, without = [], []
-    for still, row, column in np.ndindex(6, 4, 4):
-        tile = images[still, :, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32].int()
-        target = targets[still, row, column]
-        assert target.sum() == pytest.approx(1) and float(target.max()) in (1, pytest.approx(1 / 9))
-        for colour in range(3):  # red, green, blue
-            others = tile[[c for c in range(3) if c != colour]].amax(0)
-            shown = with_badge if target.max() == 1 and target.argmax() % 3 == colour else without
-            shown.append(float((tile[colour] - others > 90).float().mean()))
-    assert min(with_badge) > 0.03 and np.mean(with_badge) > 5 * np.mean(without)
+from ops.toy.stills import draw_stills
+from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
 
 
 def test_tiles_without_a_badge_have_no_class_to_name():
@@ -35,7 +21,7 @@ def test_tiles_without_a_badge_have_no_class_to_name():
     nothing = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.full((2, 1, 1, 2), 0.5)
     nn.init.zeros_(head.weight)
     head.bias.data = torch.tensor([5.0, 0.0])
-    pretrain.train(network, head, lambda share: nothing, steps=60, rate=0.2, name="test")
+    pretrain.train(network, head, [nothing] * 60, steps=60, rate=0.2, name="test")
     one, other = pretrain.tile_logits(network, head, nothing[0], 1)[0, 0, 0].tolist()
     assert abs(one - other) < 1
 
@@ -43,7 +29,7 @@ def test_tiles_without_a_badge_have_no_class_to_name():
 def test_the_glance_network_does_not_learn_rings_from_checks():
     """Its targets are even over the classes that look alike at a glance, and any of them is a right answer."""
     (images, full), (same_images, at_a_glance) = (
-        pretrain.draw_stills(np.random.default_rng(0), 8, 4, 11, at_a_glance=blurred) for blurred in (False, True)
+        draw_stills(np.random.default_rng(0), 8, 4, 11, at_a_glance=blurred) for blurred in (False, True)
     )
     assert torch.equal(images, same_images)
     alike = {**{label: [label] for label in range(6)}, 6: [6, 9], 9: [6, 9], 7: [7, 10], 10: [7, 10], 8: [8]}
@@ -84,7 +70,7 @@ def test_training_on_toy_videos_makes_the_weights_once_and_starts_from_them(
     sizes = {"num_train": 2, "num_val": 2, "num_classes": 2, "frames": 6, "height": 48, "width": 48}
     make_toy_dataset(tmp_path / "data", ToySettings(**sizes))
     options = ["--dataset", "toy", "--data_dir", tmp_path / "data", "--root_log", tmp_path / "log", *SMALL_OPTIONS]
-    path = tmp_path / "data" / "pretrained_mbv2_2.pth.tar"
+    path = tmp_path / "data" / "pretrained_mbv2_2_64_32.pth.tar"
     for _ in range(2):
         assert call(main.main, *options, "--pretrained", "toy", "--epochs", 1, "--lr", 1e-9) == 0
         assert f"weights of {path}" in capsys.readouterr().out
@@ -104,3 +90,48 @@ def test_the_command_says_how_much_was_learned(tmp_path, monkeypatch, capsys):
     make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
     assert call(pretrain.main, "--data_dir", tmp_path) == 0
     assert "pretrained_mbv2_2.pth.tar; new stills: glance network " in capsys.readouterr().out
+
+
+def test_the_name_of_the_file_tells_sizes_apart(tmp_path):
+    assert pretrain.file_in(tmp_path, 12, "mbv2") == tmp_path / "pretrained_mbv2_12.pth.tar"
+    assert pretrain.file_in(tmp_path, 12, "mbv2", 128, 64) == tmp_path / "pretrained_mbv2_12.pth.tar"
+    assert pretrain.file_in(tmp_path, 12, "res50", 224, 128) == tmp_path / "pretrained_res50_12_224_128.pth.tar"
+    assert pretrain.file_in(tmp_path, 12, "mbv2", 128, 128) == tmp_path / "pretrained_mbv2_12_128_128.pth.tar"
+
+
+@pytest.mark.usefixtures("thin_networks")
+def test_stills_have_the_sizes_that_the_command_gives(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(1, 2, 1, 40))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})  # thin networks are this process's
+    seen = []
+    real = pretrain.tile_logits
+    monkeypatch.setattr(pretrain, "tile_logits", lambda *given: seen.append(given[2].shape[-1]) or real(*given))
+    make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
+    assert call(pretrain.main, "--data_dir", tmp_path, "--input_size", 96, "--patch_size", 50) == 0
+    assert seen == [96] * 4 + [50] * 2
+    assert "pretrained_mbv2_2_96_50.pth.tar; new stills: glance network " in capsys.readouterr().out
+    assert call(pretrain.main, "--data_dir", tmp_path, "--input_size", 100) == 2
+    assert "--input_size 100 must be a multiple of 32" in the_error(capsys.readouterr().err)
+    assert call(pretrain.main, "--data_dir", tmp_path, "--patch_size", 200) == 2
+    assert "--patch_size 200 must be from 55 to 128 for frames of 128" in the_error(capsys.readouterr().err)
+
+
+def test_a_cell_counts_in_each_tile_with_what_lies_in_it():
+    """Seven cells and four tiles, as for frames of 224: the means are those of pixels."""
+    maps = torch.randn(2, 3, 7, 7)
+    pixels = maps.repeat_interleave(8, -1).repeat_interleave(8, -2)  # 56 = 4 * 14
+    expected = pixels.unflatten(-1, (4, 14)).unflatten(-3, (4, 14)).mean((-1, -3))
+    torch.testing.assert_close(pretrain.means_of_tiles(maps, 4), expected)
+    even = torch.randn(2, 3, 4, 4)
+    assert torch.equal(pretrain.means_of_tiles(even, 2), nn.functional.adaptive_avg_pool2d(even, 2))
+
+
+def test_a_gpu_has_its_stills_drawn_ahead_and_a_cpu_does_not(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
+    asked = []
+    monkeypatch.setattr(pretrain, "drawn_ahead", lambda *given: asked.append(given))
+    for device in ("cpu", "cuda"):
+        job = pretrain.Job("glance", 12, "mbv2", 1.75, 5, pretrain.STEPS, 1, torch.device(device))
+        for draw in pretrain.DRAWN:
+            pretrain.stills_of_steps(job, np.random.default_rng(0), draw, 10)
+    assert asked == [(draw, 10, 12, 1.75, (5, 2, number), 8) for number, draw in enumerate(pretrain.DRAWN)]

@@ -2,6 +2,7 @@
 
     python results/toy.py --parallel 2        # as `make results` does; within an hour on two idle cores
     python results/toy.py --seeds 3 --root_log log/toy_results --out results
+    python results/toy.py --sizes published --seeds 2 --parallel 2      # 48 frames of 224, patches of 128: on a GPU
 
 The last line then reads
 
@@ -10,7 +11,8 @@ The last line then reads
 The backbones are pretrained once, by `ops.toy.pretrain`. Each seed is trained by main_semiAMP.py in ROOT_LOG/seed_N,
 and its last checkpoint goes through --set_ablation, ops.toy.policies and the early-exit script. The videos are others
 than those of `make demo`: no setting, epoch or seed was chosen on them, so that their validation split is a test split.
-What is done already is not done again. All figures are read from the files that these leave.
+What is done already is not done again. All figures are read from the files that these leave. With --sizes published,
+videos and network have the sizes of the published recipe, and the files are called toy_published_sizes.
 """
 
 import csv
@@ -19,8 +21,10 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -46,14 +50,36 @@ from ops.report.style import save_png
 from ops.setup import ROOT
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.pretrain import file_in
-from ops.utils.cores import available_cores
+from ops.utils.cores import MOST_WORKERS, available_cores
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
 
-# What the results are made with: the videos (`ops.toy.dataset.ToySettings`), and options beside those of --dataset toy.
-DATA: dict[str, int] = {"num_train": 640, "num_val": 400, "seed": 2}
-OPTIONS: dict[str, Any] = {"epochs": 4}
+
+@dataclass(frozen=True)
+class Preset:
+    """What results are made with, and what they are called."""
+
+    sizes: str  # as --sizes says
+    files: str  # the names of page, figures and picture begin with it
+    folder: str  # of the videos in data/, of the runs in log/
+    data: Mapping[str, int]  # as `ops.toy.dataset.ToySettings` has it
+    options: Mapping[str, Any]  # beside those of --dataset toy
+
+
+DEMO = Preset("demo", "toy", "toy_results", {"num_train": 640, "num_val": 400, "seed": 2}, {"epochs": 4})
+PUBLISHED = Preset(
+    "published",
+    "toy_published_sizes",
+    "toy_published_sizes",
+    # The badge is in three frames, of which one is glanced at; in the demo it is in four, likewise.
+    {"num_train": 2000, "num_val": 400, "seed": 3, "frames": 48, "height": 252, "width": 252, "badge_percent": 6},
+    {
+        "epochs": 4, "num_segments": 48, "num_glance_segments": 16, "num_focus_segments": 16, "input_size": 224,
+        "patch_size": 128,
+    },
+)  # fmt: skip
+PRESETS = {preset.sizes: preset for preset in (DEMO, PUBLISHED)}
 REPORT = "policy_report.json"
 SHOWN_POINTS = (1, 5, 10, 15, 19)  # of the early-exit curve
 # Confidence, as published, is the largest raw logit, and that of the glance says little about its being right.
@@ -61,36 +87,52 @@ CRITERION = "entropy"
 
 
 def make_results(
-    seeds: int, parallel: int, data: Mapping[str, int], options: Mapping[str, Any], data_dir: Path, log: Path, out: Path
+    preset: Preset, seeds: int, parallel: int, data_dir: Path, log: Path, out: Path
 ) -> list[dict[str, Any]]:
-    """Train, measure and write toy.md, toy.json and toy_early_exit.png into `out`; returns the goals.
+    """Train, measure and write the page, the figures and the picture into `out`; returns the goals.
 
     Args:
+        preset: what with.
         seeds, parallel: how many, and how many at a time.
-        data, options: as `DATA` and `OPTIONS`.
         data_dir, log: where videos and runs are or will be.
 
     Raises UserError where a step fails, with its last line, and where the runs have other settings.
     """
-    settings, kept = {"data": dict(data), "options": dict(options)}, log / "settings.json"
+    settings, kept = {"data": dict(preset.data), "options": dict(preset.options)}, log / "settings.json"
     if kept.is_file() and json.loads(kept.read_text()) != settings:
         raise UserError(f"{log} holds runs with other settings ({kept}): remove it, or choose another --root_log")
     log.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings) + "\n")
-    make_toy_dataset(data_dir, ToySettings(**data), workers=parallel)
-    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    began = time.monotonic()
+    if make_toy_dataset(data_dir, ToySettings(**preset.data), workers=available_cores()):
+        _say_seconds("videos", began)
+    # Processes that read frames belong to the machine, not to the settings.
+    given = ["--workers", str(min(max(1, available_cores() // parallel), MOST_WORKERS))]
+    given += [text for name, value in preset.options.items() for text in (f"--{name}", str(value))]
     given += ["--dataset", "toy", "--data_dir", str(data_dir)]
     num_classes = get_dataset("toy", data_dir).num_classes
-    if not file_in(data_dir, num_classes, "mbv2").exists():
-        run_step("pretraining", "ops/toy/pretrain.py", ["--data_dir", str(data_dir)])
+    options = parse_options(build_parser("any seed"), given)
+    sizes = {name: getattr(options, name) for name in ("input_size", "patch_size")}
+    if not file_in(data_dir, num_classes, options.glance_arch, **sizes).exists():
+        arguments = ["--data_dir", str(data_dir), "--glance_arch", options.glance_arch]
+        arguments += [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+        run_step("pretraining", "ops/toy/pretrain.py", arguments)
     with ThreadPoolExecutor(parallel) as pool:
         found = list(pool.map(partial(run_seed, given=given, log=log), range(seeds)))
     results = {"settings": settings, "goals": goals(found), "seeds": found, "over_seeds": over_seeds(found)}
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "toy.json", results)
-    (out / "toy.md").write_text(markdown(results))
-    draw_curves(out / "toy_early_exit.png", results)
+    write_json(out / f"{preset.files}.json", results)
+    (out / f"{preset.files}.md").write_text(markdown(results, preset))
+    draw_curves(out / _picture(preset), results, preset)
     return results["goals"]
+
+
+def _at_sizes(preset: Preset) -> str:
+    return "" if preset.sizes == DEMO.sizes else f" at the {preset.sizes} sizes"
+
+
+def _picture(preset: Preset) -> str:
+    return f"{preset.files}_early_exit.png"
 
 
 def run_seed(seed: int, given: Sequence[str], log: Path) -> dict[str, Any]:
@@ -209,12 +251,19 @@ def _ratio(values: Mapping[str, Mapping[str, float]], one: str, other: str) -> f
 
 
 def run_step(name: str, script: str, arguments: Sequence[str]) -> None:
-    """Say what is done, and run a script of the repository. Raises UserError, with its last line, where it fails."""
+    """Say what is done, run a script of the repository, and say how long it took. Raises UserError, with its last line,
+    where it fails."""
     print(name, flush=True)
+    began = time.monotonic()
     done = subprocess.run([sys.executable, ROOT / script, *arguments], capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UserError(f"{name}: {lines[-1]}")
+    _say_seconds(name.partition(";")[0], began)
+
+
+def _say_seconds(name: str, began: float) -> None:
+    print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _is_newer(made: Path, source: Path) -> bool:
@@ -243,10 +292,11 @@ def over_seeds(runs: Sequence[Any]) -> Any:
     return {"mean": mean(runs), "std": stdev(runs) if len(runs) > 1 else None}
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The page; `results` as in toy.json."""
+def markdown(results: Mapping[str, Any], preset: Preset) -> str:
+    """The page; `results` as in the file of figures."""
     settings, found, seeds = results["settings"], results["over_seeds"], len(results["seeds"])
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    command = "python results/toy.py" + ("" if preset.sizes == DEMO.sizes else f" --sizes {preset.sizes}")
     data = ", ".join(f"{name} {value}" for name, value in settings["data"].items())
     options = "".join(f" --{name} {value}" for name, value in settings["options"].items())
     ablation = {(row["patch_policy"], row["frame_policy"]): row for row in found["ablation"]}
@@ -268,8 +318,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         )
 
     parts = (
-        "# Results on the toy dataset",
-        f"Made by `python results/toy.py`: {spread}, in percent, of the last checkpoint on the validation split.\n"
+        f"# Results on the toy dataset{_at_sizes(preset)}",
+        f"Made by `{command}`: {spread}, in percent, of the last checkpoint on the validation split.\n"
         f"Options: `--dataset toy{options}`; videos: {data or 'as `make demo` has them'}. The backbones start from\n"
         "`python -m ops.toy.pretrain`, for every seed the same weights: stills with the same classes stand in for\n"
         "ImageNet. The glance network has not learned to tell rings from checks, and is not trained any more: at a\n"
@@ -294,7 +344,7 @@ def markdown(results: Mapping[str, Any]) -> str:
                 for name, row in exits
             ),
         ),
-        "![accuracy over GFLOPs](toy_early_exit.png)",
+        f"![accuracy over GFLOPs]({_picture(preset)})",
     )
     return "\n\n".join(parts) + "\n"
 
@@ -311,7 +361,7 @@ def _cell(value: str | Mapping[str, float | None]) -> str:
     return f"{value['mean']:.1f}" + ("" if value["std"] is None else f" ± {value['std']:.1f}")
 
 
-def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
+def draw_curves(path: Path, results: Mapping[str, Any], preset: Preset) -> None:
     """The early-exit curve, averaged over the seeds point by point, as PNG. Raises UserError where that fails."""
     found, seeds = results["over_seeds"], len(results["seeds"])
     bands = (
@@ -326,23 +376,30 @@ def draw_curves(path: Path, results: Mapping[str, Any]) -> None:
     }
     gflops, fixed = ([row[name]["mean"] for row in found["fixed_exits"]] for name in ("gflops", "metric"))
     curves = ExitCurves("accuracy", gflops, points, fixed)
-    title = "toy, one seed" if seeds == 1 else f"toy, mean ± standard deviation of {seeds} seeds"
+    what = f"toy{_at_sizes(preset)}"
+    title = f"{what}, one seed" if seeds == 1 else f"{what}, mean ± standard deviation of {seeds} seeds"
     save_png(path, early_exit_figure(curves, title, bands=bands))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the results as the command line says; returns the exit code."""
     parser = OneLineParser(description="Train and measure on toy videos, over several seeds.")
+    sizes = "of videos and network: small ones, or the published ones for a GPU (default: demo)"
+    parser.add_argument("--sizes", choices=tuple(PRESETS), default=DEMO.sizes, help=sizes)
     parser.add_argument("--seeds", type=whole(1), default=5, help="how many runs (default: 5)")
     parser.add_argument("--parallel", type=whole(1), default=1, help="of them at a time (default: 1)")
-    parser.add_argument("--data_dir", type=Path, default=Path("data/toy_results"), help="default: data/toy_results")
-    parser.add_argument("--root_log", type=Path, default=Path("log/toy_results"), help="default: log/toy_results")
+    folders = "toy_results, or for --sizes published toy_published_sizes"
+    parser.add_argument("--data_dir", type=Path, help=f"default: in data/, {folders}")
+    parser.add_argument("--root_log", type=Path, help=f"default: in log/, {folders}")
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // given.parallel)))  # of each run
-    found = make_results(given.seeds, given.parallel, DATA, OPTIONS, given.data_dir, given.root_log, given.out)
+    preset = PRESETS[given.sizes]
+    data_dir, log = given.data_dir or Path("data") / preset.folder, given.root_log or Path("log") / preset.folder
+    found = make_results(preset, given.seeds, given.parallel, data_dir, log, given.out)
     met = f"{sum(goal['met'] for goal in found)} of {len(found)} goals met"
-    print(f"done: {given.seeds} seeds, {met}; {given.out / 'toy.md'}, toy.json and toy_early_exit.png")
+    page = given.out / f"{preset.files}.md"
+    print(f"done: {given.seeds} seeds, {met}; {page}, {preset.files}.json and {_picture(preset)}")
     return EXIT_DONE
 
 

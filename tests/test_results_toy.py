@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import re
+import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -17,13 +19,15 @@ from ops.toy import policies as policy_report
 from ops.toy import pretrain
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.utils.errors import UserError
+from opts import build_parser, parse_options
 from results import demo, toy
-from results.toy import goals, make_results, markdown, over_seeds
+from results.toy import DEMO, PRESETS, PUBLISHED, goals, make_results, markdown, over_seeds
 from tests.conftest import ROOT, SMALL, call, the_error
 from tests.thin import no_pictures, thin_networks
 
 DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12, "height": 64, "width": 64}
 OPTIONS = {**SMALL, "epochs": 1, "batch_size": 2, "workers": 0}
+MINIATURE = replace(DEMO, data=DATA, options=OPTIONS)
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 STEPS = ("pretraining", "training", "what the policies are worth", "policies against the truth", "early exit")
 RUN = "UniAdaFocus_toy_mbv2_segment6_e1"
@@ -37,7 +41,7 @@ def made(tmp_path_factory):
         steps = in_this_process(patch)
         patch.setattr(pretrain, "STEPS", pretrain.Steps(4, 4, 4, 4))
         patch.setattr("os.sched_getaffinity", lambda process: {0})  # thin networks are this process's
-        make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
+        make_results(MINIATURE, 1, 1, folder / "data", folder / "log", folder / "out")
     return folder, steps
 
 
@@ -96,7 +100,7 @@ def test_every_figure_of_the_page_comes_from_the_files_of_the_runs(made):
 
 def test_training_starts_from_the_pretrained_weights(made):
     folder, _ = made
-    path = folder / "data" / "pretrained_mbv2_2.pth.tar"
+    path = folder / "data" / "pretrained_mbv2_2_64_32.pth.tar"
     before = checkpoint.read(path).state_dict
     assert {key.split(".")[0] for key in before} == {
         "global_CNN",
@@ -177,37 +181,81 @@ def test_what_is_done_is_not_done_again(made, monkeypatch):
     assert tuple(first) == STEPS
     again = in_this_process(monkeypatch)
     page = (folder / "out" / "toy.md").read_text()
-    make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
+    make_results(MINIATURE, 1, 1, folder / "data", folder / "log", folder / "out")
     assert again == [] and (folder / "out" / "toy.md").read_text() == page
 
     run = folder / "log" / "seed_0" / RUN
     (run / "ablation.csv").unlink()
     before = os.stat(run / "ckpt.pth.tar").st_mtime
     os.utime(run / "policy_report.json", (before - 1, before - 1))  # as of an earlier checkpoint
-    make_results(1, 1, DATA, OPTIONS, folder / "data", folder / "log", folder / "out")
+    make_results(MINIATURE, 1, 1, folder / "data", folder / "log", folder / "out")
     assert again == ["what the policies are worth", "policies against the truth"]
 
 
 def test_runs_with_other_settings_are_not_mixed_in(made):
     folder, _ = made
     with pytest.raises(UserError, match="holds runs with other settings"):
-        make_results(1, 1, DATA, OPTIONS | {"epochs": 2}, folder / "data", folder / "log", folder / "out")
+        make_results(
+            replace(MINIATURE, options=OPTIONS | {"epochs": 2}), 1, 1, folder / "data", folder / "log", folder / "out"
+        )
 
 
 def test_a_step_that_fails_says_which_and_why_and_leaves_no_page(tmp_path, capsys):
     options = OPTIONS | {"batch_size": 5}
-    path = pretrain.file_in(tmp_path / "data", DATA["num_classes"], "mbv2")
+    path = pretrain.file_in(tmp_path / "data", DATA["num_classes"], "mbv2", 64, 32)
     make_toy_dataset(tmp_path / "data", ToySettings(**DATA))
     path.touch()
     with pytest.raises(UserError, match=r"seed 0: training; see .*: error: --batch_size 5 is larger than the training"):
-        make_results(1, 1, DATA, options, tmp_path / "data", tmp_path / "log", tmp_path / "out")
+        make_results(replace(MINIATURE, options=options), 1, 1, tmp_path / "data", tmp_path / "log", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().out.startswith("seed 0: training")
 
 
-def test_the_page_in_the_repository_is_that_of_its_figures():
-    figures = json.loads((ROOT / "results" / "toy.json").read_text())
-    assert markdown(figures) == (ROOT / "results" / "toy.md").read_text()
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_page_in_the_repository_is_that_of_its_figures(preset):
+    figures = ROOT / "results" / f"{preset.files}.json"
+    if not figures.exists():
+        assert preset is PUBLISHED
+        pytest.skip("needs a GPU to be made")
+    results = json.loads(figures.read_text())
+    assert results["settings"] == {"data": preset.data, "options": preset.options}
+    assert markdown(results, preset) == figures.with_suffix(".md").read_text()
+
+
+def test_results_at_the_published_sizes_have_files_of_their_own_which_say_so(made, tmp_path, monkeypatch, capsys):
+    """The steps are those of other results; what is done is taken over, also from a machine with other cores."""
+    folder, _ = made
+    steps = in_this_process(monkeypatch)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)))
+    published = replace(PUBLISHED, data=DATA, options=OPTIONS)
+    monkeypatch.setitem(PRESETS, "published", published)
+    places = ["--data_dir", folder / "data", "--root_log", folder / "log", "--out", tmp_path]
+    assert call(toy.main, "--sizes", "published", "--seeds", 1, *places) == 0
+    assert steps == []
+    names = ["toy_published_sizes.json", "toy_published_sizes.md", "toy_published_sizes_early_exit.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    page = (tmp_path / names[1]).read_text()
+    assert page.startswith("# Results on the toy dataset at the published sizes\n")
+    assert "`python results/toy.py --sizes published`" in page and f"]({names[2]})" in page
+    assert capsys.readouterr().out.endswith(f"{tmp_path / names[1]}, {names[0]} and {names[2]}\n")
+
+
+def test_the_published_sizes_are_those_of_the_published_recipe():
+    recipe = build_parser("published").parse_args([])
+    options = parse_options(
+        build_parser("toy"), ["--dataset", "toy", *(f"--{name}={value}" for name, value in PUBLISHED.options.items())]
+    )
+    for name in ("num_segments", "num_glance_segments", "num_focus_segments", "input_size", "patch_size"):
+        assert getattr(options, name) == getattr(recipe, name)
+    assert ToySettings(**PUBLISHED.data).frames == options.num_segments
+
+
+def test_each_step_says_how_long_it_took(monkeypatch, capsys):
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 0, "", ""))
+    times = iter((10.0, 17.4))
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    toy.run_step("seed 1: training; see log.csv", "main.py", [])
+    assert capsys.readouterr().out == "seed 1: training; see log.csv\nseed 1: training: 7 s\n"
 
 
 def test_wrong_options_are_one_line(capsys):

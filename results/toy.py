@@ -48,7 +48,7 @@ from ops.metrics import main_metric
 from ops.report.files import write_json
 from ops.report.style import save_png
 from ops.setup import ROOT
-from ops.toy.dataset import ToySettings, make_toy_dataset
+from ops.toy.dataset import SETTINGS_FILE, ToySettings, make_toy_dataset
 from ops.toy.pretrain import file_in
 from ops.utils.cores import MOST_WORKERS, available_cores
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
@@ -103,20 +103,20 @@ def make_results(
         raise UserError(f"{log} holds runs with other settings ({kept}): remove it, or choose another --root_log")
     log.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings) + "\n")
-    began = time.monotonic()
-    if make_toy_dataset(data_dir, ToySettings(**preset.data), workers=available_cores()):
-        _say_seconds("videos", began)
+    cores = available_cores()
+    if not (data_dir / SETTINGS_FILE).exists():  # by a process that does not load PyTorch, nor do those that it starts
+        making = _as_options({**preset.data, "data_dir": data_dir, "workers": cores})
+        run_step("videos", "ops/toy/dataset.py", making)
+    make_toy_dataset(data_dir, ToySettings(**preset.data), workers=cores)
     # Processes that read frames belong to the machine, not to the settings.
-    given = ["--workers", str(min(max(1, available_cores() // parallel), MOST_WORKERS))]
-    given += [text for name, value in preset.options.items() for text in (f"--{name}", str(value))]
-    given += ["--dataset", "toy", "--data_dir", str(data_dir)]
+    readers = min(max(1, cores // parallel), MOST_WORKERS)
+    given = _as_options({"workers": readers, **preset.options, "dataset": "toy", "data_dir": data_dir})
     num_classes = get_dataset("toy", data_dir).num_classes
     options = parse_options(build_parser("any seed"), given)
     sizes = {name: getattr(options, name) for name in ("input_size", "patch_size")}
     if not file_in(data_dir, num_classes, options.glance_arch, **sizes).exists():
-        arguments = ["--data_dir", str(data_dir), "--glance_arch", options.glance_arch]
-        arguments += [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
-        run_step("pretraining", "ops/toy/pretrain.py", arguments)
+        learning = _as_options({"data_dir": data_dir, "glance_arch": options.glance_arch, **sizes})
+        run_step("pretraining", "ops/toy/pretrain.py", learning)
     with ThreadPoolExecutor(parallel) as pool:
         found = list(pool.map(partial(run_seed, given=given, log=log), range(seeds)))
     results = {"settings": settings, "goals": goals(found), "seeds": found, "over_seeds": over_seeds(found)}
@@ -125,6 +125,11 @@ def make_results(
     (out / f"{preset.files}.md").write_text(markdown(results, preset))
     draw_curves(out / _picture(preset), results, preset)
     return results["goals"]
+
+
+def _as_options(values: Mapping[str, Any]) -> list[str]:
+    """{"name": value} -> ["--name", "value"]."""
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
 def _at_sizes(preset: Preset) -> str:
@@ -259,11 +264,7 @@ def run_step(name: str, script: str, arguments: Sequence[str]) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UserError(f"{name}: {lines[-1]}")
-    _say_seconds(name.partition(";")[0], began)
-
-
-def _say_seconds(name: str, began: float) -> None:
-    print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{name.partition(';')[0]}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _is_newer(made: Path, source: Path) -> bool:

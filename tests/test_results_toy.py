@@ -15,6 +15,7 @@ import main
 import main_semiAMP
 import test_early_exit_uni_adafocus
 from ops import checkpoint
+from ops.toy import dataset as toy_dataset
 from ops.toy import policies as policy_report
 from ops.toy import pretrain
 from ops.toy.dataset import ToySettings, make_toy_dataset
@@ -29,7 +30,7 @@ DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12, "height": 
 OPTIONS = {**SMALL, "epochs": 1, "batch_size": 2, "workers": 0}
 MINIATURE = replace(DEMO, data=DATA, options=OPTIONS)
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
-STEPS = ("pretraining", "training", "what the policies are worth", "policies against the truth", "early exit")
+STEPS = ("videos", "pretraining", "training", "what the policies are worth", "policies against the truth", "early exit")
 RUN = "UniAdaFocus_toy_mbv2_segment6_e1"
 
 
@@ -52,6 +53,7 @@ def in_this_process(patch: pytest.MonkeyPatch) -> list[str]:
         "main.py": main.main,
         "main_semiAMP.py": main_semiAMP.main,
         "test_early_exit_uni_adafocus.py": test_early_exit_uni_adafocus.main,
+        "ops/toy/dataset.py": toy_dataset.main,
         "ops/toy/policies.py": policy_report.main,
         "ops/toy/pretrain.py": pretrain.main,
     }

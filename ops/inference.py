@@ -3,7 +3,8 @@
 In evaluation batch norm is a fixed scale and shift, so it is fused into the convolution before it, together with the
 activation after it. Two more things help on an x86 CPU. oneDNN, PyTorch's library for convolutions there, wants weights
 in a layout of its own; by default they are converted in every call, which for a single patch takes as long as the
-convolution itself. And images are processed in groups that fit into the processor's caches, each on one core.
+convolution itself. And images are processed in groups that fit into the processor's caches, each on one core. On a GPU,
+cuDNN adds bias and shortcut and applies ReLU while it writes the convolution; elsewhere each is a pass of its own.
 
 In half precision only the two backbones compute with fewer digits; their feature maps are converted back to float32, so
 policies, classifier and metrics are unchanged.
@@ -12,6 +13,7 @@ policies, classifier and metrics are unchanged.
 import contextlib
 import copy
 import math
+import operator
 import platform
 from collections.abc import Iterator
 
@@ -130,30 +132,46 @@ class InferenceNetwork(nn.Module):
 
 
 def folded(network: nn.Module) -> torch.fx.GraphModule:
-    """A copy of the network in which each convolution holds the batch norm and the activation that follow it."""
+    """A copy of the network in which each convolution holds what follows it: its batch norm, and an activation, which
+    may come after the addition of a shortcut."""
     traced = torch.fx.symbolic_trace(network)
     modules = dict(traced.named_modules())
 
-    def module_of(node: torch.fx.Node) -> nn.Module | None:
-        return modules[node.target] if node.op == "call_module" else None
+    def module_of(node: torch.fx.Node | None) -> nn.Module | None:
+        return modules[node.target] if node is not None and node.op == "call_module" else None
 
-    for node in list(traced.graph.nodes):
-        if not isinstance(module_of(node), (nn.BatchNorm2d, nn.BatchNorm3d)):
+    for batch_norm in list(traced.graph.nodes):
+        if not isinstance(module_of(batch_norm), (nn.BatchNorm2d, nn.BatchNorm3d)):
             continue
-        convolution, last, activation = node.args[0], node, None
-        follower = next(iter(node.users))
-        if len(node.users) == 1 and isinstance(module_of(follower), (nn.ReLU, nn.ReLU6)):
-            last, activation = follower, type(module_of(follower))
+        convolution, addition, last = batch_norm.args[0], None, _only_user(batch_norm)
+        if last is not None and last.target in (operator.add, operator.iadd) and last.args[0] is batch_norm:
+            addition, last = last, _only_user(last)
+        parts, inputs, activation = [convolution, batch_norm], convolution.args, None
+        if isinstance(module_of(last), (nn.ReLU, nn.ReLU6)):
+            activation = type(module_of(last))
+            parts += [last] if addition is None else [addition, last]
+            inputs += () if addition is None else addition.args[1:]
         parent, _, name = convolution.target.rpartition(".")
-        whole = FoldedConvolution(module_of(convolution), module_of(node), activation)
+        whole = FoldedConvolution(module_of(convolution), module_of(batch_norm), activation)
         setattr(traced.get_submodule(parent), name, whole)
-        last.replace_all_uses_with(convolution)
-        if last is not node:
-            traced.graph.erase_node(last)
-        traced.graph.erase_node(node)
+        with traced.graph.inserting_before(parts[-1]):
+            call = traced.graph.call_module(convolution.target, inputs)
+        parts[-1].replace_all_uses_with(call)
+        for part in reversed(parts):
+            traced.graph.erase_node(part)
     traced.delete_all_unused_submodules()
     traced.recompile()
+    convolutions = [module for module in traced.modules() if isinstance(module, FoldedConvolution)]
+    is_finite = bool(
+        torch.stack([each.bias.isfinite().all() & each.weight.isfinite().all() for each in convolutions]).all()
+    )
+    for each in convolutions:
+        each.may_fuse = is_finite
     return traced
+
+
+def _only_user(node: torch.fx.Node) -> torch.fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 class FoldedConvolution(nn.Module):
@@ -179,25 +197,52 @@ class FoldedConvolution(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", whole.bias.detach(), persistent=False)
         self.place = (whole.padding, whole.stride, whole.dilation, whole.groups)
-        self.onednn_activation = ONEDNN_ACTIVATIONS[activation]
-        self.activation = activation(inplace=True) if activation else None
-        # oneDNN's activations turn nan into 0, which would hide that a network has diverged.
-        self.may_pack = weight.device.type == "cpu" and bool(weight.isfinite().all() and self.bias.isfinite().all())
+        self.kind, self.activation = activation, activation(inplace=True) if activation else None
+        # The libraries' own activations may turn nan into 0, which would hide that a network has diverged.
+        self.may_fuse = True
         self.packed: dict[int, Tensor] = {}  # by the number of threads
 
-    def forward(self, images: Tensor) -> Tensor:
-        if images.device.type == "cpu" and not torch.compiler.is_compiling() and self.may_pack and onednn_packs():
-            threads = torch.get_num_threads()
-            if threads == 1 or len(images) == 1:
-                if threads not in self.packed:
-                    shape = [images.shape] if images.dim() == 4 else []  # optional, and in 3D a later addition
-                    self.packed[threads] = self.reorder(self.weight.to_mkldnn(), *self.place, *shape)
-                return torch.ops.mkldnn._convolution_pointwise(
-                    images, self.packed[threads], self.bias, *self.place, *self.onednn_activation
-                )
+    def forward(self, images: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """images [N, D, ...]; shortcut: of the result's shape, added before the activation."""
+        if self.may_fuse and not torch.compiler.is_compiling():
+            if images.device.type == "cpu" and onednn_packs():
+                threads = torch.get_num_threads()
+                if threads == 1 or len(images) == 1:
+                    return self._by_onednn(images, shortcut, threads)
+            elif self.convolve is F.conv2d and self.kind is not None and self.place[-1] == 1 and cudnn_fuses(images):
+                return self._by_cudnn(images, shortcut)
         padding, stride, dilation, groups = self.place
-        result = self.convolve(images, self.weight, self.bias, stride, padding, dilation, groups)
+        return self._end(self.convolve(images, self.weight, self.bias, stride, padding, dilation, groups), shortcut)
+
+    def _end(self, result: Tensor, shortcut: Tensor | None) -> Tensor:
+        """What comes after the convolution, in place."""
+        if shortcut is not None:
+            result += shortcut
         return result if self.activation is None else self.activation(result)
+
+    def _by_onednn(self, images: Tensor, shortcut: Tensor | None, threads: int) -> Tensor:
+        if threads not in self.packed:
+            shape = [images.shape] if images.dim() == 4 else []  # optional, and in 3D a later addition
+            self.packed[threads] = self.reorder(self.weight.to_mkldnn(), *self.place, *shape)
+        kind = self.kind if shortcut is None else None
+        result = torch.ops.mkldnn._convolution_pointwise(
+            images, self.packed[threads], self.bias, *self.place, *ONEDNN_ACTIVATIONS[kind]
+        )
+        return result if shortcut is None else self._end(result, shortcut)
+
+    def _by_cudnn(self, images: Tensor, shortcut: Tensor | None) -> Tensor:
+        padding, stride, dilation, groups = self.place
+        how = (self.bias, stride, padding, dilation, groups)
+        if shortcut is None:
+            result = torch.cudnn_convolution_relu(images, self.weight, *how)
+        else:
+            result = torch.cudnn_convolution_add_relu(images, self.weight, shortcut, 1.0, *how)
+        return result.clamp_(max=6) if self.kind is nn.ReLU6 else result
+
+
+def cudnn_fuses(images: Tensor) -> bool:
+    """Whether cuDNN takes these images. Its depthwise convolutions do not profit: with ReLU they take far longer."""
+    return images.device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.is_acceptable(images)
 
 
 def onednn_packs() -> bool:

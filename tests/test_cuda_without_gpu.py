@@ -56,7 +56,9 @@ def moved(network: nn.Module, device: str) -> Iterator[nn.Module]:
     if ON_GPU:
         yield network.to(device)
         return
-    with FakeTensorMode(allow_non_fake_inputs=False):
+    with FakeTensorMode(allow_non_fake_inputs=False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "cudnn_convolution_relu", _with_relu)  # PyTorch has no fakes of these
+        patch.setattr(torch, "cudnn_convolution_add_relu", _with_shortcut_and_relu)
         for module in network.modules():
             for kept in (module._parameters, module._buffers):
                 for name, value in kept.items():
@@ -64,6 +66,16 @@ def moved(network: nn.Module, device: str) -> Iterator[nn.Module]:
                         fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
                         kept[name] = nn.Parameter(fake, value.requires_grad) if kept is module._parameters else fake
         yield network
+
+
+def _with_relu(images: Tensor, weight: Tensor, *bias_and_place: object) -> Tensor:
+    return nn.functional.conv2d(images, weight, *bias_and_place).relu()
+
+
+def _with_shortcut_and_relu(
+    images: Tensor, weight: Tensor, shortcut: Tensor, alpha: float, *bias_and_place: object
+) -> Tensor:
+    return (nn.functional.conv2d(images, weight, *bias_and_place) + alpha * shortcut).relu()
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +123,37 @@ def test_an_evaluation_reads_nothing_back(network, model, device, request):
             found, _ = engine.collect(network, batches, lambda output: vars(output))
         assert reads.found == []
         check(Output(**{name: value[:2] for name, value in found.items()}), expected, device)
+
+
+@torch.no_grad()
+def test_cudnn_does_the_convolutions_of_the_focus_network_with_shortcut_and_activation(prepared, device, monkeypatch):
+    """Four blocks of three, and the first; but not the four that only lead to a shortcut."""
+    called = []
+    with moved(prepared.local_CNN, device) as network:
+        for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
+            real = getattr(torch, name)
+            monkeypatch.setattr(torch, name, lambda *given, name=name, real=real: called.append(name) or real(*given))
+        network(torch.zeros(2, 3, 64, 64, device=device))
+    assert called.count("cudnn_convolution_add_relu") == 4 and called.count("cudnn_convolution_relu") == 9
+
+
+@pytest.mark.skipif(not ON_GPU, reason="numbers")
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@torch.no_grad()
+def test_a_prepared_network_on_a_gpu_is_the_network_to_rounding(model, precision):
+    frames, expected = clips().to("cuda:0"), model(clips()).logits
+    found = prepare_for_inference(copy.deepcopy(model).to("cuda:0"), precision)(frames).logits.cpu()
+    allowed = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}[precision]
+    assert float((found - expected).norm() / expected.norm()) < allowed
+
+
+@pytest.mark.skipif(not ON_GPU, reason="numbers")
+@torch.no_grad()
+def test_what_is_not_a_number_stays_none_on_a_gpu(model):
+    diverged = copy.deepcopy(model).to("cuda:0")
+    diverged.local_CNN.layer1[0].conv1.weight.fill_(torch.nan)
+    frames = clips().to("cuda:0")
+    assert not prepare_for_inference(diverged)(frames).focus_logits.isfinite().any()
 
 
 @pytest.mark.parametrize("half", [None, (torch.float16, "backbones"), (torch.bfloat16, "all")] if ON_GPU else [None])

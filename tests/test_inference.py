@@ -85,9 +85,37 @@ def test_no_batch_norm_or_activation_of_its_own_is_left_after_a_convolution(mode
         assert nn.BatchNorm2d not in kinds and nn.Conv2d not in kinds
     kinds = [type(module) for module in prepared.spatial_policy.modules()]
     assert nn.BatchNorm3d not in kinds and kinds.count(nn.Conv3d) == 1  # the last has no batch norm
-    # In ResNet-50 one activation follows each addition of a shortcut, 16 in all; the other 33 are folded in.
-    calls = [node.target for node in prepared.local_CNN.network.graph.nodes if node.op == "call_module"]
-    assert sum(target.endswith("relu") for target in calls) == 16
+    # In ResNet-50 16 activations follow the addition of a shortcut; they and the other 33 are folded in.
+    nodes = prepared.local_CNN.network.graph.nodes
+    assert [node.target for node in nodes if node.op == "call_function"] == []
+    calls = [node for node in nodes if node.op == "call_module"]
+    assert not any(node.target.endswith("relu") for node in calls)
+    assert [len(node.args) for node in calls].count(2) == 16
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("has_shortcut", [False, True])
+@torch.no_grad()
+def test_cudnn_gets_stride_padding_bias_and_shortcut_where_they_belong(activation, has_shortcut, monkeypatch):
+    """With stand-ins that have cuDNN's signatures; on a GPU tests/test_cuda_without_gpu.py runs the real ones."""
+
+    def with_relu(images, weight, bias, stride, padding, dilation, groups):
+        return nn.functional.conv2d(images, weight, bias, stride, padding, dilation, groups).relu()
+
+    def with_shortcut(images, weight, shortcut, alpha, bias, *place):
+        return (nn.functional.conv2d(images, weight, bias, *place) + alpha * shortcut).relu()
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", with_relu)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", with_shortcut)
+    convolution, batch_norm = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6)
+    batch_norm.running_mean.normal_(), batch_norm.bias.normal_(std=5)
+    convolution.eval(), batch_norm.eval()
+    images, shortcut = torch.randn(2, 4, 8, 8), 5 * torch.randn(2, 6, 4, 4) if has_shortcut else None
+    expected = batch_norm(convolution(images))
+    expected = activation()(expected if shortcut is None else expected + shortcut)
+    whole = FoldedConvolution(convolution, batch_norm, activation)
+    torch.testing.assert_close(whole._by_cudnn(images, shortcut), expected)
+    torch.testing.assert_close(whole(images, shortcut), expected)
 
 
 @pytest.mark.parametrize(("channels", "side"), [((2048, 512), 1), ((64, 384), 8)])

@@ -30,6 +30,7 @@ PIXELS_AT_ONCE = 4 * 224 * 224  # of a group of images on a CPU; more of them no
 FEWEST_IMAGES = 2  # of a group on a core of its own; of single images, Python's part of the work is too large
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
+CUDNN_FUSES = torch.backends.cudnn.is_available() and torch.version.hip is None
 ONEDNN_ACTIVATIONS: dict[type[nn.Module] | None, tuple] = {
     None: ("none", [], ""),
     nn.ReLU: ("relu", [], ""),
@@ -200,6 +201,8 @@ class FoldedConvolution(nn.Module):
         self.kind, self.activation = activation, activation(inplace=True) if activation else None
         # The libraries' own activations may turn nan into 0, which would hide that a network has diverged.
         self.may_fuse = True
+        # cuDNN's depthwise convolutions take several times as long with an activation as without.
+        self.suits_cudnn = CUDNN_FUSES and weight.dim() == 4 and whole.groups == 1 and activation is not None
         self.packed: dict[int, Tensor] = {}  # by the number of threads
 
     def forward(self, images: Tensor, shortcut: Tensor | None = None) -> Tensor:
@@ -209,7 +212,7 @@ class FoldedConvolution(nn.Module):
                 threads = torch.get_num_threads()
                 if threads == 1 or len(images) == 1:
                     return self._by_onednn(images, shortcut, threads)
-            elif self.convolve is F.conv2d and self.kind is not None and self.place[-1] == 1 and cudnn_fuses(images):
+            elif self.suits_cudnn and images.device.type == "cuda" and torch.backends.cudnn.enabled:
                 return self._by_cudnn(images, shortcut)
         padding, stride, dilation, groups = self.place
         return self._end(self.convolve(images, self.weight, self.bias, stride, padding, dilation, groups), shortcut)
@@ -238,11 +241,6 @@ class FoldedConvolution(nn.Module):
         else:
             result = torch.cudnn_convolution_add_relu(images, self.weight, shortcut, 1.0, *how)
         return result.clamp_(max=6) if self.kind is nn.ReLU6 else result
-
-
-def cudnn_fuses(images: Tensor) -> bool:
-    """Whether cuDNN takes these images. Its depthwise convolutions do not profit: with ReLU they take far longer."""
-    return images.device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.is_acceptable(images)
 
 
 def onednn_packs() -> bool:

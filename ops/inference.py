@@ -30,7 +30,8 @@ PIXELS_AT_ONCE = 4 * 224 * 224  # of a group of images on a CPU; more of them no
 FEWEST_IMAGES = 2  # of a group on a core of its own; of single images, Python's part of the work is too large
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
-CUDNN_FUSES = torch.backends.cudnn.is_available() and torch.version.hip is None
+HAS_CUDNN = torch.backends.cudnn.is_available() and torch.version.hip is None
+CUDNN_DTYPES = (torch.float32, torch.float16)  # in which it was tried to fuse
 ONEDNN_ACTIVATIONS: dict[type[nn.Module] | None, tuple] = {
     None: ("none", [], ""),
     nn.ReLU: ("relu", [], ""),
@@ -202,7 +203,7 @@ class FoldedConvolution(nn.Module):
         # The libraries' own activations may turn nan into 0, which would hide that a network has diverged.
         self.may_fuse = True
         # cuDNN's depthwise convolutions take several times as long with an activation as without.
-        self.suits_cudnn = CUDNN_FUSES and weight.dim() == 4 and whole.groups == 1 and activation is not None
+        self.suits_cudnn = HAS_CUDNN and weight.dim() == 4 and whole.groups == 1 and activation is not None
         self.packed: dict[int, Tensor] = {}  # by the number of threads
 
     def forward(self, images: Tensor, shortcut: Tensor | None = None) -> Tensor:
@@ -212,7 +213,7 @@ class FoldedConvolution(nn.Module):
                 threads = torch.get_num_threads()
                 if threads == 1 or len(images) == 1:
                     return self._by_onednn(images, shortcut, threads)
-            elif self.suits_cudnn and images.device.type == "cuda" and torch.backends.cudnn.enabled:
+            elif self.suits_cudnn and cudnn_fuses(images):
                 return self._by_cudnn(images, shortcut)
         padding, stride, dilation, groups = self.place
         return self._end(self.convolve(images, self.weight, self.bias, stride, padding, dilation, groups), shortcut)
@@ -241,6 +242,11 @@ class FoldedConvolution(nn.Module):
         else:
             result = torch.cudnn_convolution_add_relu(images, self.weight, shortcut, 1.0, *how)
         return result.clamp_(max=6) if self.kind is nn.ReLU6 else result
+
+
+def cudnn_fuses(images: Tensor) -> bool:
+    """Whether the images are where, and of a type in which, cuDNN is to compute convolutions with what follows them."""
+    return images.device.type == "cuda" and images.dtype in CUDNN_DTYPES and torch.backends.cudnn.enabled
 
 
 def onednn_packs() -> bool:

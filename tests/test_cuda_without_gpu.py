@@ -7,7 +7,8 @@ program waits for the GPU (reads something back) as seldom as is written here.
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -125,16 +126,41 @@ def test_an_evaluation_reads_nothing_back(network, model, device, request):
         check(Output(**{name: value[:2] for name, value in found.items()}), expected, device)
 
 
-@torch.no_grad()
-def test_cudnn_does_the_convolutions_of_the_focus_network_with_shortcut_and_activation(prepared, device, monkeypatch):
-    """Four blocks of three, and the first; but not the four that only lead to a shortcut."""
-    called = []
-    with moved(prepared.local_CNN, device) as network:
-        for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
-            real = getattr(torch, name)
-            monkeypatch.setattr(torch, name, lambda *given, name=name, real=real: called.append(name) or real(*given))
-        network(torch.zeros(2, 3, 64, 64, device=device))
-    assert called.count("cudnn_convolution_add_relu") == 4 and called.count("cudnn_convolution_relu") == 9
+@pytest.fixture
+def cudnn_calls(prepared, device, monkeypatch) -> Callable[..., Counter]:
+    """How often the prepared network named, run once in a type, has cuDNN do a convolution with what follows it."""
+
+    def calls(name: str, dtype: torch.dtype = torch.float32) -> Counter:
+        found = Counter()
+        with moved(getattr(prepared, name).network, device) as network:
+            for function in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
+                real = getattr(torch, function)
+                count = functools.partial(_counted, found, function, real)
+                monkeypatch.setattr(torch, function, count)
+            images = torch.zeros(2, 3, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
+            with torch.no_grad():
+                network.to(dtype)(images)
+        return found
+
+    return calls
+
+
+def _counted(found: Counter, name: str, function: Callable[..., Tensor], *given: object) -> Tensor:
+    found[name] += 1
+    return function(*given)
+
+
+def test_cudnn_does_convolutions_with_shortcut_and_activation(cudnn_calls):
+    """In the thin ResNet-50 of four blocks of three and the first, but not the four that only lead to a shortcut. In
+    MobileNetV2 the first, the last, and one in each block that widens it; depthwise ones are not quicker so."""
+    assert cudnn_calls("local_CNN") == {"cudnn_convolution_add_relu": 4, "cudnn_convolution_relu": 9}
+    assert cudnn_calls("global_CNN") == {"cudnn_convolution_relu": 6}
+
+
+def test_cudnn_does_not_where_it_was_not_tried_or_is_switched_off(cudnn_calls, monkeypatch):
+    assert cudnn_calls("local_CNN", torch.bfloat16) == {}
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
+    assert cudnn_calls("local_CNN") == {}
 
 
 @pytest.mark.skipif(not ON_GPU, reason="numbers")

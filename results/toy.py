@@ -50,7 +50,7 @@ from ops.report.style import save_png
 from ops.setup import ROOT
 from ops.toy.dataset import SETTINGS_FILE, ToySettings, make_toy_dataset
 from ops.toy.pretrain import file_in
-from ops.utils.cores import MOST_WORKERS, available_cores
+from ops.utils.cores import available_cores, workers_of_each
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.session import run_folder
 from opts import OneLineParser, build_parser, parse_options, whole
@@ -114,8 +114,9 @@ def make_results(
         run_step("videos", "ops/toy/dataset.py", making)
     make_toy_dataset(data_dir, ToySettings(**preset.data), workers=cores)
     # Processes that read frames belong to the machine, not to the settings.
-    readers = min(max(1, cores // parallel), MOST_WORKERS)
-    given = _as_options({"workers": readers, **preset.options, "dataset": "toy", "data_dir": data_dir})
+    given = _as_options(
+        {"workers": workers_of_each(parallel), **preset.options, "dataset": "toy", "data_dir": data_dir}
+    )
     num_classes = get_dataset("toy", data_dir).num_classes
     options = parse_options(build_parser("any seed"), given)
     sizes = {name: getattr(options, name) for name in ("input_size", "patch_size")}

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.uni_adafocus import UniAdaFocus
 from ops.utils import distributed
@@ -81,6 +82,21 @@ def _reference_weights(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[
 def reference_clips(names: Sequence[str], frames: int) -> torch.Tensor:
     """Normalised clips [B, frames, 3, 224, 224] of the reference figures."""
     return torch.stack([torch.from_numpy(recipe.clip(str(name), frames)).view(frames, 3, 224, 224) for name in names])
+
+
+def replace_cudnn(patch: pytest.MonkeyPatch) -> None:
+    """Put stand-ins, for the CPU and for fake tensors, in the places of cuDNN's convolutions with what follows them."""
+
+    def with_relu(images: torch.Tensor, weight: torch.Tensor, *bias_and_place: object) -> torch.Tensor:
+        return nn.functional.conv2d(images, weight, *bias_and_place).relu()
+
+    def with_shortcut(
+        images: torch.Tensor, weight: torch.Tensor, shortcut: torch.Tensor, alpha: float, *bias_and_place: object
+    ) -> torch.Tensor:
+        return (nn.functional.conv2d(images, weight, *bias_and_place) + alpha * shortcut).relu()
+
+    patch.setattr(torch, "cudnn_convolution_relu", with_relu)
+    patch.setattr(torch, "cudnn_convolution_add_relu", with_shortcut)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

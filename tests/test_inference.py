@@ -20,7 +20,7 @@ from ops.inference import (
     prepare_for_inference,
 )
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, reference_weights, torch_threads
+from tests.conftest import SMALL, reference_weights, replace_cudnn, torch_threads
 
 
 @pytest.fixture(scope="module", params=["mbv2", "res50"])
@@ -98,15 +98,7 @@ def test_no_batch_norm_or_activation_of_its_own_is_left_after_a_convolution(mode
 @torch.no_grad()
 def test_cudnn_gets_stride_padding_bias_and_shortcut_where_they_belong(activation, has_shortcut, monkeypatch):
     """With stand-ins that have cuDNN's signatures; on a GPU tests/test_cuda_without_gpu.py runs the real ones."""
-
-    def with_relu(images, weight, bias, stride, padding, dilation, groups):
-        return nn.functional.conv2d(images, weight, bias, stride, padding, dilation, groups).relu()
-
-    def with_shortcut(images, weight, shortcut, alpha, bias, *place):
-        return (nn.functional.conv2d(images, weight, bias, *place) + alpha * shortcut).relu()
-
-    monkeypatch.setattr(torch, "cudnn_convolution_relu", with_relu)
-    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", with_shortcut)
+    replace_cudnn(monkeypatch)
     convolution, batch_norm = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6)
     batch_norm.running_mean.normal_(), batch_norm.bias.normal_(std=5)
     convolution.eval(), batch_norm.eval()

@@ -16,5 +16,9 @@ def available_cores() -> int:
 def default_workers() -> int:
     """Processes that read frames for this one, 1..16: its share of the cores where a launcher started several here."""
     processes = os.environ.get("LOCAL_WORLD_SIZE", "")
-    shares = int(processes) if processes.isdecimal() else 1
-    return min(max(1, available_cores() // max(1, shares)), MOST_WORKERS)
+    return workers_of_each(int(processes) if processes.isdecimal() else 1)
+
+
+def workers_of_each(programs: int) -> int:
+    """Processes that read frames for each of as many programs at a time, 1..16."""
+    return min(max(1, available_cores() // max(1, programs)), MOST_WORKERS)

@@ -26,7 +26,7 @@ from ops.losses import training_losses
 from ops.metrics import training_accuracy
 from ops.stepwise import stepwise
 from ops.toy import pretrain
-from tests.conftest import SMALL, thin_reference_model
+from tests.conftest import SMALL, replace_cudnn, thin_reference_model
 
 ON_GPU = torch.cuda.is_available()
 SHAPE = (2, SMALL["num_segments"], 3, SMALL["input_size"], SMALL["input_size"])
@@ -58,8 +58,7 @@ def moved(network: nn.Module, device: str) -> Iterator[nn.Module]:
         yield network.to(device)
         return
     with FakeTensorMode(allow_non_fake_inputs=False), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "cudnn_convolution_relu", _with_relu)  # PyTorch has no fakes of these
-        patch.setattr(torch, "cudnn_convolution_add_relu", _with_shortcut_and_relu)
+        replace_cudnn(patch)  # PyTorch has no fakes of these
         for module in network.modules():
             for kept in (module._parameters, module._buffers):
                 for name, value in kept.items():
@@ -69,14 +68,11 @@ def moved(network: nn.Module, device: str) -> Iterator[nn.Module]:
         yield network
 
 
-def _with_relu(images: Tensor, weight: Tensor, *bias_and_place: object) -> Tensor:
-    return nn.functional.conv2d(images, weight, *bias_and_place).relu()
-
-
-def _with_shortcut_and_relu(
-    images: Tensor, weight: Tensor, shortcut: Tensor, alpha: float, *bias_and_place: object
-) -> Tensor:
-    return (nn.functional.conv2d(images, weight, *bias_and_place) + alpha * shortcut).relu()
+@pytest.fixture(autouse=True, scope="module")
+def no_threads_for_a_fake_gpu() -> None:
+    """A process's first backward pass starts threads for all devices, and with any, its children compute no gradients:
+    so it is before there are fake ones."""
+    torch.zeros(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)

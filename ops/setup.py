@@ -238,7 +238,9 @@ def wrap(model: UniAdaFocus, device: torch.device) -> nn.Module:
         return model
     devices = [device.index] if device.type == "cuda" else None
     # Only the main process's running statistics are used: in evaluations, which share them, and in checkpoints.
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, broadcast_buffers=False)
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters  # PyTorch 2.14
+    no_exchange = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **no_exchange)
 
 
 def compile_backbones(model: UniAdaFocus) -> None:

@@ -6,6 +6,7 @@ import re
 import resource
 import stat
 import tarfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -201,3 +202,24 @@ def test_a_changed_byte_is_noticed(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"changed\.pth\.tar is damaged: the checksum of .* is wrong"):
         checkpoint.read(path)
+
+
+def test_a_training_goes_on_with_all_that_it_was_stopped_with(thin_model, thin_networks, tmp_path):
+    def state_of(model: UniAdaFocus, scale: float, **rest: object) -> TrainingState:
+        return TrainingState(model, model, _optimizer(model), torch.amp.GradScaler("cpu", init_scale=scale), **rest)
+
+    before = state_of(thin_model, 512.0, epoch=4, step=1, losses=([1.5], 1), best=37.5)
+    for entry in before.optimizer.state.values():
+        entry["momentum_buffer"].normal_()
+    options = {"batch_size": 2, "seed": 3}
+    checkpoint.save(checkpoint.content_of(before, options, videos=6), tmp_path / "ckpt.pth.tar")
+    drawn = torch.rand(3)
+    after = state_of(UniAdaFocus(4, **SMALL), 2.0)
+    checkpoint.restore(after, checkpoint.read(tmp_path / "ckpt.pth.tar"), Namespace(**options), videos=6)
+    assert torch.equal(torch.rand(3), drawn)
+    assert (after.epoch, after.step, after.losses, after.best) == (4, 1, ([1.5], 1), 37.5)
+    assert after.scaler.get_scale() == 512
+    for name, value in thin_model.state_dict().items():
+        assert torch.equal(after.model.state_dict()[name], value), name
+    momenta = [[entry["momentum_buffer"] for entry in state.optimizer.state.values()] for state in (before, after)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*momenta, strict=True))

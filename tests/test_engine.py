@@ -1,16 +1,31 @@
 """Bookkeeping of an epoch; whole epochs are tested through main.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from models.uni_adafocus import UniAdaFocus
-from ops.engine import Step, accumulate_gradients, collect, evaluate, seed_step
+from models.uni_adafocus import TrainingOutput, UniAdaFocus
+from ops.engine import (
+    Step,
+    TrainingState,
+    accumulate_gradients,
+    collect,
+    evaluate,
+    logits_by_head,
+    seed_step,
+    train_steps,
+)
 from ops.loss_history import NAMES, LossHistory
-from ops.losses import LOSS_NAMES
+from ops.losses import LOSS_NAMES, training_losses
+from ops.metrics import training_accuracy
+from ops.setup import wrap
+from ops.utils import distributed
 from ops.utils.errors import UserError
-from tests.conftest import reference_weights
+from tests.conftest import SMALL, call_together, reference_weights
+from tests.test_losses import _output
 
 
 @pytest.fixture
@@ -169,3 +184,102 @@ def test_training_goes_on_after_an_evaluation(small_model):
     evaluated(small_model, batches, labels)
     small_model.train()(batches[0][0]).policy.logits.sum().backward()
     assert small_model.local_CNN.conv1.weight.grad is not None
+
+
+def test_processes_draw_differently_in_the_same_step(monkeypatch):
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seed_step(1, 2, 3)
+        drawn.append(float(torch.rand(())))
+    assert drawn[0] != drawn[1]
+
+
+def test_every_head_is_heard_under_its_own_name():
+    output = _output(0)
+    heads = logits_by_head(output)
+    assert torch.equal(heads["pred"], output.step_logits[:, -1])
+    assert torch.equal(heads["temporal"], output.temporal_logits)
+    assert torch.equal(heads["spatial"], output.spatial_logits)
+    for name, steps in (("cat", output.step_logits), ("global", output.glance_logits), ("local", output.focus_logits)):
+        torch.testing.assert_close(heads[name], steps.softmax(dim=2).mean(dim=1))
+
+
+class Told(torch.nn.Module):
+    """A network of one weight, 1, which gives the outputs that it was told with their step logits times the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy, self.random, self.weight = _output(0), _output(1), torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, frames: torch.Tensor) -> TrainingOutput:
+        branches = (self.policy, self.random)
+        return TrainingOutput(*(replace(each, step_logits=self.weight * each.step_logits) for each in branches))
+
+
+TARGET = torch.tensor([1, 4])
+
+
+def told_step(network: Told, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    network.weight.grad = None
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return accumulate_gradients(network, torch.zeros(2, 1), TARGET, scaler, kl_ratio=0.3, norm_ratio=0.7)
+
+
+def test_a_step_weighs_the_losses_as_asked_and_counts_what_the_policys_patches_get_right():
+    network = Told()
+    figures = told_step(network)
+    for name, value in training_losses(network(None), TARGET, kl_ratio=0.3, norm_ratio=0.7).items():
+        torch.testing.assert_close(figures[name], value.detach(), msg=name)
+    right, other = (training_accuracy(logits_by_head(each), TARGET) for each in (network.policy, network.random))
+    assert right != other and {name: figures[name] for name in right} == right
+
+
+def test_gradients_are_of_the_scaled_loss():
+    network = Told()
+    told_step(network)
+    expected = 8 * network.weight.grad
+    told_step(network, scale=8.0)
+    torch.testing.assert_close(network.weight.grad, expected)
+
+
+def test_each_step_has_only_gradients_of_its_own():
+    network = Told()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    state = TrainingState(network, network, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    batch = torch.zeros(2, 1), TARGET[:, None], torch.arange(2)
+    steps = train_steps(state, [batch, batch], seed=0, kl_ratio=0.0, norm_ratio=0.0)
+    first, second = [float(network.weight.grad) for _ in steps]
+    assert first == second != 0
+
+
+def train_and_evaluate(arguments) -> None:
+    """One of two processes: a step with a video of its own, then its share of an evaluation."""
+    with distributed.process_group() as device:
+        rank = distributed.rank()
+        torch.manual_seed(0)
+        model = UniAdaFocus(4, **SMALL)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        state = TrainingState(model, wrap(model, device), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+        batches, labels = split(4)
+        videos = slice(2 * rank, 2 * rank + 2)
+        own = batches[rank][0], labels[videos], torch.arange(4)[videos]
+        history = LossHistory(0, str)
+        for each in train_steps(state, [own], seed=0, kl_ratio=0.0, norm_ratio=1.0):
+            losses = distributed.gather_objects(float(each.figures["loss"]))
+            history.append(each)
+        assert losses[0] != losses[1] and history.flush().figures["loss"] == pytest.approx(sum(losses) / 2)
+        sums = distributed.gather_objects([float(weight.detach().double().sum()) for weight in model.parameters()])
+        assert sums[0] == sums[1]  # both have learned from all videos
+
+        model.global_CNN.features[0][1].running_mean.add_(rank)  # each has seen other videos
+        _, found = evaluated(model, batches[rank::2], labels)
+        if rank == 0:
+            with torch.no_grad():
+                expected = torch.cat([model.eval()(frames).logits for frames, _, _ in batches])
+            torch.testing.assert_close(found.logits.softmax(1), expected.softmax(1), rtol=0, atol=1e-4)
+        print("done", flush=True)
+
+
+def test_two_processes_learn_from_all_videos_and_evaluate_the_same_network(thin_networks):
+    assert call_together(train_and_evaluate).stdout == "done\ndone\n"

@@ -61,3 +61,9 @@ def test_even_frame_weights_have_no_divergence_and_one_frame_has_the_log_of_thei
 def test_whole_frames_have_no_norm(out):
     out.policy.glance_actions[..., 2:] = 1
     assert float(training_losses(out, torch.tensor([0, 0]), 0, 1)["norm"]) == 0
+
+
+def test_frame_weights_are_compared_with_one_share_for_each_patch_and_not_for_each_glance():
+    out = TrainingOutput(policy=_output(0, glance=4, focus=2), random=_output(1, glance=4, focus=2))
+    out.policy.frame_weights.copy_(torch.full((2, 4), 0.25))
+    assert float(training_losses(out, torch.tensor([0, 0]), 1, 0)["KL_div"]) == pytest.approx(math.log(2 / 4))

@@ -11,8 +11,11 @@ import torch
 
 import main
 import main_semiAMP
+from dataset_config import get_dataset
 from models.uni_adafocus import UniAdaFocus
 from ops import engine
+from ops.data.dataset import VideoDataset
+from ops.data.loaders import TrainingBatches
 from tests.conftest import SMALL, SMALL_OPTIONS, THIN, call, call_together, free_port, run_script, the_error
 
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
@@ -90,6 +93,69 @@ def test_a_run_that_gets_no_video_right_keeps_its_first_checkpoint_as_the_best(o
     assert call(main.main, *options, "--epochs", 2, *resume) == 0
     again = torch.load(_run_folder(tmp_path, 2) / "ckpt.best.pth.tar", weights_only=True)
     assert again["epoch"] == 1  # an equal one does not take its place
+
+
+@pytest.mark.parametrize(
+    ("metric", "main_metric", "other"), [("accuracy", "Acc_pred@1", "Acc_pred@5"), ("map", "mAP", "smAP")]
+)
+def test_the_best_checkpoint_is_that_of_the_largest_main_metric(
+    metric, main_metric, other, options, tmp_path, monkeypatch
+):
+    figures = iter(
+        [{main_metric: 10.0, other: 90.0}, {main_metric: 30.0, other: 50.0}, {main_metric: 20.0, other: 80.0}]
+    )
+    monkeypatch.setattr(engine, "evaluation_metrics", lambda *arguments: next(figures))
+    assert call(main.main, *options, "--metric", metric, "--batch_size", 4, "--epochs", 3) == 0
+    for name, epoch in (("ckpt.best.pth.tar", 2), ("ckpt.pth.tar", 3)):
+        state = torch.load(_run_folder(tmp_path, 3) / name, weights_only=True)
+        assert (state["epoch"], state["best_acc1"]) == (epoch, 30.0)
+
+
+def test_every_epoch_has_an_order_frames_and_crops_of_its_own_which_the_seed_decides(
+    options, dataset_folder, monkeypatch
+):
+    seen, original = {0: [], 1: []}, engine.train_steps
+
+    def watched(state, batches, **settings):
+        def passed_on():
+            for batch in batches:
+                seen[state.epoch].append(batch)
+                yield batch
+
+        return original(state, passed_on(), **settings)
+
+    monkeypatch.setattr(engine, "train_steps", watched)
+    assert call(main.main, *options, "--epochs", 2, "--seed", 5) == 0
+    data = VideoDataset(get_dataset("mine", dataset_folder), "train", 6, 64, training=True, seed=5)
+    order = TrainingBatches(4, batch_size=2, seed=5)
+    for epoch, batches in seen.items():
+        data.set_epoch(epoch)
+        order.set_epoch(epoch)
+        assert [videos.tolist() for _, _, videos in batches] == list(order)
+        for frames, _, videos in batches:
+            assert torch.equal(frames, torch.stack([data[video][0] for video in videos.tolist()]))
+    assert seen[0][0][2].tolist() != seen[1][0][2].tolist()
+
+
+def test_an_evaluation_sees_fixed_frames_and_the_centre_in_the_pixels_of_the_decoder_asked_for(
+    options, random_checkpoint, dataset_folder, monkeypatch
+):
+    seen, original = [], engine.collect
+    monkeypatch.setattr(engine, "collect", lambda model, batches, *rest: original(model, watched(batches), *rest))
+
+    def watched(batches):
+        for frames, labels, videos in batches:
+            seen.append(frames)
+            yield frames, labels, videos
+
+    config, clips = get_dataset("mine", dataset_folder), {}
+    for decode in ("fast", "pillow"):
+        seen.clear()
+        assert call(main.main, *options, "--evaluate", "--resume", random_checkpoint, "--decode", decode) == 0
+        data = VideoDataset(config, "val", 6, 64, training=False, backend=decode)
+        clips[decode] = torch.stack([data[video][0] for video in range(5)])
+        assert torch.equal(torch.cat(seen), clips[decode])
+    assert not torch.equal(clips["fast"], clips["pillow"])
 
 
 def test_two_nodes_train_together_through_the_published_launcher(options, tmp_path):

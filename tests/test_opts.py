@@ -33,6 +33,18 @@ def test_published_commands_are_understood_word_for_word(number):
     assert options.ignored == ["--hidden_dim"]
 
 
+def test_without_options_training_is_as_published_for_activitynet():
+    published, ours = vars(parse(published_commands()[0])), vars(parse("--data_dir PATH_TO_DATASET --root_log LOG_DIR"))
+    assert {name for name, value in ours.items() if value != published[name]} <= {"workers", "lr_steps", "ignored"}
+    assert ours["lr_type"] == "cos"  # for which `lr_steps` mean nothing
+
+
+@pytest.mark.parametrize(("script", "epochs"), [("main", 5), ("main_semiAMP", 1)])
+def test_semi_amp_evaluates_every_epoch_and_main_every_fifth(script, epochs, monkeypatch):
+    monkeypatch.setattr("ops.runner.run", lambda options, mixed_precision: options.eval_freq)
+    assert importlib.import_module(script).main(["--data_dir", "x"]) == epochs
+
+
 # Every option of the published parser, with a value as people write it.
 PUBLISHED_OPTIONS = """
 --data_dir x --root_log exp --dataset actnet --workers 16 --num_segments 48 --num_glance_segments 16

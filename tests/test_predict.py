@@ -278,3 +278,12 @@ def test_half_precision_reaches_both_backbones_and_one_that_the_device_lacks_is_
     monkeypatch.setattr("ops.predict.run.check_precision", lambda *_: None)  # slow without the instructions, but right
     assert call(predict.main, video, *resume, "--eval_precision", "bfloat16") == 0
     assert [network.dtype for network in (made[0].global_CNN, made[0].local_CNN)] == [torch.bfloat16] * 2
+
+
+def test_options_of_decoding_and_of_batches_reach_the_predictor(monkeypatch):
+    seen = []
+    monkeypatch.setattr(predict_run, "Predictor", lambda *_, **given: seen.append(given) or (lambda videos: iter(())))
+    options = "--decode pillow --height 99 --frame_rate 7 --batch_size 3 --topk 2"
+    assert call(predict.main, "videos", "--resume", "ours.pth.tar", *options.split()) == 0
+    settings = FrameSettings(height=99, frame_rate=7)
+    assert seen == [{"decode": "pillow", "settings": settings, "batch_size": 3, "topk": 2, "illustrate": None}]

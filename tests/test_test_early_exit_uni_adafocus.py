@@ -12,9 +12,14 @@ import torch
 
 import main
 import test_early_exit_uni_adafocus as script
+from dataset_config import get_dataset
 from models.uni_adafocus import UniAdaFocus
-from ops.early_exit import exit_decisions
+from ops.data.dataset import VideoDataset
+from ops.early_exit import criterion_values, exit_decisions
 from ops.early_exit import inference as dynamic
+from ops.early_exit import run as early_exit_run
+from ops.early_exit.curve import exit_thresholds
+from ops.early_exit.run import halves
 from ops.stepwise import stepwise
 from ops.utils.signals import StopRequest
 from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
@@ -141,6 +146,30 @@ def test_curve_thresholds_and_logits_hang_together(finished, checkpoint, criteri
     assert len({row["exit_0"] for row in curve(finished, criterion)}) > 1
 
 
+def check_thresholds(folder: Path, criterion: str, logits: np.ndarray) -> None:
+    """The thresholds of a run are those of these logits."""
+    values = criterion_values(logits, criterion).numpy()
+    for point in json.loads((folder / f"early_exit_{criterion}.json").read_text())["points"]:
+        expected = exit_thresholds(values, point["p"]).tolist()
+        assert point["thresholds"] == [value if np.isfinite(value) else None for value in expected]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_thresholds_are_found_on_the_training_split(finished, criterion):
+    check_thresholds(finished, criterion, kept(finished)["train_logits"])
+
+
+@torch.no_grad()
+def test_logits_of_the_training_split_are_of_training_time_frames_and_crops(finished, data, checkpoint):
+    model = UniAdaFocus(4, **SMALL).eval()
+    model.load_state_dict(reference_weights(model))
+    for split, training in (("train", True), ("val", False)):
+        videos = VideoDataset(get_dataset("mine", data), split, 6, 64, training=training)
+        clips = torch.stack([videos[number][0] for number in range(len(videos))])
+        expected = model(clips).step_logits[:, SMALL["num_glance_segments"] - 1 :]
+        np.testing.assert_allclose(kept(finished)[f"{split}_logits"], expected, atol=2e-3)
+
+
 def test_the_last_exit_is_what_main_evaluates(finished, options, tmp_path):
     call(main.main, *options, "--evaluate", "--save_predictions", tmp_path / "predictions.npz")
     with np.load(tmp_path / "predictions.npz") as of_main, np.load(finished.parent / "predictions.npz") as of_script:
@@ -194,7 +223,34 @@ def test_half_of_the_validation_split_serves_for_thresholds_and_the_other_is_eva
     assert "by confidence: 4 videos in batches of 1, 2 patch(es) between checks" in printed
     assert [int(p) for p in re.findall(r"^p = (\d+): .*; 4 of 4 with", printed, re.MULTILINE)] == list(range(1, 20))
     assert json.loads((folder / "early_exit_entropy.json").read_text())["calibrated_on"] == "val_half"
-    assert {row["metric"] % 25 for row in curve(folder, "entropy")} == {0}
+    calibrated, evaluated = halves(8)
+    logits, labels = kept(folder)["val_logits"], kept(folder)["val_labels"][evaluated, 0]
+    for criterion in CRITERIA:
+        check_thresholds(folder, criterion, logits[calibrated])
+        values = criterion_values(logits[calibrated], criterion).numpy()
+        for row in curve(folder, criterion):
+            exits = exit_decisions(logits[evaluated], exit_thresholds(values, int(row["p"])), criterion)
+            right = logits[evaluated, exits].argmax(1) == labels
+            assert row["metric"] == pytest.approx(100 * right.mean())
+
+
+def test_logits_have_the_precision_and_random_exits_the_seed_asked_for(options, monkeypatch):
+    given, prepare, curves = [], early_exit_run.prepare_for_inference, early_exit_run.compute_curves
+
+    def prepared(model, precision, compiled):
+        given.append(precision)
+        return prepare(model)
+
+    def computed(*arguments):
+        given.append(arguments[-1])
+        return curves(*arguments)
+
+    monkeypatch.setattr(early_exit_run, "prepare_for_inference", prepared)
+    monkeypatch.setattr(early_exit_run, "compute_curves", computed)
+    monkeypatch.setattr(early_exit_run, "report_precision", lambda *_: None)
+    monkeypatch.setattr("ops.setup.check_precision", lambda *_: None)
+    assert call(script.main, *options, "--calibrate_on", "val_half", "--eval_precision", "bfloat16", "--seed", 7) == 0
+    assert given == ["bfloat16", 7]
 
 
 def test_results_that_rounding_does_not_explain_are_exit_code_1(again, monkeypatch, capsys):

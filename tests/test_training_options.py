@@ -7,10 +7,12 @@ import torch
 
 import main
 import main_semiAMP
+from models import backbones
 from ops.loss_history import Averages, LossHistory
-from ops.runner import line_on_waiting
-from ops.setup import train_in_half
+from ops.runner import evaluation_is_due, line_on_waiting
+from ops.setup import build_model, train_in_half
 from ops.utils.errors import UserError
+from opts import build_parser, parse_options
 from tests.conftest import SMALL_OPTIONS, call, call_together, the_error
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e1"
@@ -141,3 +143,64 @@ def test_an_epoch_that_waited_for_frames_says_what_to_change():
     assert line_on_waiting(LossHistory(0, str).epoch_averages()) == ""  # an epoch resumed at its end
     line = line_on_waiting(Averages(step_seconds=1.0, data_seconds=0.4, figures={}))
     assert "40%" in line and "--workers" in line
+
+
+def test_activations_are_computed_again_in_both_backbones_where_that_is_asked_for(options, monkeypatch):
+    kinds, original = set(), backbones.checkpoint
+
+    def watched(block, *given, **also):
+        kinds.add(type(block).__name__)
+        return original(block, *given, **also)
+
+    monkeypatch.setattr(backbones, "checkpoint", watched)
+    assert call(main.main, *options) == 0 and not kinds
+    assert call(main.main, *options, "--checkpoint_activations") == 0
+    assert {"InvertedResidual", "Bottleneck"} <= kinds
+
+
+def test_half_precision_in_all_layers_is_not_that_of_the_backbones(options, tmp_path):
+    losses = []
+    for scope in ("backbones", "all"):
+        root = tmp_path / scope
+        assert (
+            call(main_semiAMP.main, *options, "--root_log", root, "--amp_dtype", "bfloat16", "--amp_scope", scope) == 0
+        )
+        losses.append(final_loss(root))
+    assert losses[0] != losses[1]
+
+
+def test_the_loss_weighs_its_terms_as_the_options_say(options, tmp_path):
+    assert call(main.main, *options, "--KL_ratio", 0.3, "--norm_ratio", 0.7) == 0
+    losses = json.loads((tmp_path / FOLDER / "metrics.jsonl").read_text())["train"]
+    heads = sum(losses[name] for name in ("cat", "global", "local", "temporal", "spatial"))
+    assert losses["loss"] == pytest.approx(heads / 2 + 0.3 * losses["KL_div"] + 0.7 * losses["norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("schedule", "rate"), [(["cos"], 0.002), (["step", "--lr_steps", 1], 0.0004)])
+def test_each_part_trains_at_its_multiple_of_the_epochs_rate(schedule, rate, options, tmp_path):
+    settings = ["--lr", 0.004, "--momentum", 0.8, "--weight_decay", 0.03, "--temporal_lr_ratio", 0.3]
+    settings += ["--stn_lr_ratio", 0.4, "--global_lr_ratio", 0.5, "--classifier_lr_ratio", 20]
+    assert call(main.main, *options, *settings, "--epochs", 2, "--lr_type", *schedule) == 0
+    state = torch.load(tmp_path / FOLDER.replace("e1", "e2") / "ckpt.pth.tar", weights_only=True)
+    groups = state["optimizer"]["param_groups"]
+    assert {group["name"]: group["lr"] / rate for group in groups} == pytest.approx({
+        "temporal_policy": 0.3, "spatial_policy": 0.4, "global_CNN": 0.5, "global_CNN_fc": 0.5, "aux_fc": 0.5,
+        "local_CNN": 1, "local_CNN_fc": 1, "pooling_classifier": 20,
+    })  # fmt: skip
+    assert {(group["momentum"], group["weight_decay"]) for group in groups} == {(0.8, 0.03)}
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [(5, [*range(0, 41, 5), *range(41, 50)]), (1, range(50)), (99, [0, *range(41, 50)])]
+)
+def test_evaluations_are_due_from_the_first_epoch_on_and_after_each_of_the_last_nine(every, due):
+    assert [epoch for epoch in range(50) if evaluation_is_due(epoch, 50, every)] == list(due)
+
+
+def test_the_seed_decides_the_random_weights():
+    first, again, other = (
+        build_model(parse_options(build_parser("test"), ["--data_dir", "x", *SMALL_OPTIONS, "--seed", seed]), 4)
+        for seed in ("1", "1", "2")
+    )
+    assert torch.equal(first.aux_fc.weight, again.aux_fc.weight)
+    assert not torch.equal(first.aux_fc.weight, other.aux_fc.weight)

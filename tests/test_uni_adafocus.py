@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD, TrainingOutput, UniAdaFocus
+from models.spatial_policy import actions_for_all_frames, actions_to_boxes
+from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD, Decision, Glance, TrainingOutput, UniAdaFocus
 from ops.losses import training_losses
 from ops.optim import build_optimizer
 from tests.conftest import REFERENCE, SMALL, reference_clips, reference_weights
@@ -212,3 +213,65 @@ def test_sizes_that_do_not_go_together_are_refused(change, message):
 def test_frames_of_another_shape_are_refused(small_model):
     with pytest.raises(ValueError, match=r"must be \[B, 6, 3, 64, 64\], not \[1, 5, 3, 64, 64\]"):
         small_model(torch.zeros(1, 5, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_bytes_get_the_published_mean_and_deviation_of_red_green_and_blue(thin_model):
+    black_and_white = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(-1, 3, 1, 1)
+    expected = [[-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]]
+    torch.testing.assert_close(thin_model.normalise(black_and_white).flatten(1), torch.tensor(expected))
+
+
+@pytest.fixture
+def longer_model(thin_networks) -> UniAdaFocus:
+    """Three glance frames and two patches out of 24 frames."""
+    torch.manual_seed(0)
+    return UniAdaFocus(4, **(SMALL | {"num_segments": 24}))
+
+
+def test_training_glances_at_any_frame_of_each_segment_and_evaluation_at_the_second(longer_model):
+    drawn = longer_model.train().glance_indices(200, torch.device("cpu"))
+    assert [set(frames) for frames in drawn.T.tolist()] == [set(range(8)), set(range(8, 16)), set(range(16, 24))]
+    assert longer_model.eval().glance_indices(2, torch.device("cpu")).tolist() == [[1, 9, 17]] * 2
+
+
+@torch.no_grad()
+def test_training_draws_focus_frames_within_their_quantiles_and_evaluation_takes_the_middle(longer_model):
+    torch.nn.init.zeros_(longer_model.temporal_policy.Tconv[-1].weight)  # all frames weigh the same
+    glance = Glance(torch.zeros(300, 3, 1280, 2, 2), torch.zeros(300, 3, 1280), torch.zeros(300, 3, 4))
+    drawn = longer_model.train().decide(glance).focus_indices
+    assert [set(frames) for frames in drawn.T.tolist()] == [set(range(12)), set(range(12, 24))]
+    assert longer_model.eval().decide(glance).focus_indices.tolist() == [[6, 18]] * 300
+
+
+def test_random_patches_have_the_base_size_and_lie_anywhere_in_the_frame(thin_model):
+    corner, side = actions_to_boxes(thin_model.random_actions(torch.zeros(1000, 2, 4)), 64)
+    torch.testing.assert_close(side, torch.full_like(side, 32.0))
+    places = corner.flatten(0, 1).T / 32  # [2, N], 0 .. 1
+    torch.testing.assert_close(places.mean(1), torch.full((2,), 0.5), rtol=0, atol=0.05)
+    assert 0 <= places.min() < 0.05 and 0.95 < places.max() <= 1
+    assert abs(float(torch.corrcoef(places)[0, 1])) < 0.2
+
+
+@torch.no_grad()
+def test_the_first_branch_has_the_policys_patches_and_the_second_the_random_ones(thin_networks, monkeypatch):
+    torch.manual_seed(0)
+    model = UniAdaFocus(4, **SMALL, dropout=0.0, fc_dropout=0.0)
+    model.keep_batch_statistics()
+    monkeypatch.setattr(model, "random_actions", torch.ones_like)  # whole frames
+    frames = torch.randn(2, 6, 3, 64, 64)
+    out = model.train()(frames)
+    indices = out.policy.focus_indices
+    learned = actions_for_all_frames(out.policy.glance_actions, 6).gather(1, indices.unsqueeze(-1).expand(-1, -1, 4))
+    for branch, actions in ((out.policy, learned), (out.random, torch.ones_like(learned))):
+        decision = Decision(branch.frame_weights, branch.glance_actions, indices, actions)
+        expected = model.local_CNN_fc(model.focus(frames, decision))
+        torch.testing.assert_close(branch.focus_logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_temporal_signal_is_drawn_anew_in_training_and_alike_in_evaluation(thin_model):
+    glance = Glance(torch.empty(0), torch.empty(0), torch.randn(1, 6, 4))
+    decision = Decision(torch.randn(1, 6).softmax(1), torch.empty(0), torch.empty(0), torch.empty(0))
+    for training in (True, False):
+        thin_model.train(training)
+        once, again = (thin_model.temporal_signal(glance, decision) for _ in range(2))
+        assert torch.equal(once, again) != training

@@ -30,7 +30,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.uni_adafocus import UniAdaFocus
+from models.uni_adafocus import Output, UniAdaFocus
 from ops.utils import distributed
 from ops.utils.errors import run_entry
 from tests import thin
@@ -82,6 +82,25 @@ def _reference_weights(layout: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[
 def reference_clips(names: Sequence[str], frames: int) -> torch.Tensor:
     """Normalised clips [B, frames, 3, 224, 224] of the reference figures."""
     return torch.stack([torch.from_numpy(recipe.clip(str(name), frames)).view(frames, 3, 224, 224) for name in names])
+
+
+def random_output(seed: int, batch: int = 2, glance: int = 3, focus: int = 2, classes: int = 5) -> Output:
+    """What a network might say of `batch` videos; the same seed gives the same."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def logits(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return Output(
+        step_logits=logits(batch, glance + focus, classes),
+        glance_logits=logits(batch, glance, classes),
+        focus_logits=logits(batch, focus, classes),
+        temporal_logits=logits(batch, classes),
+        spatial_logits=logits(batch, classes),
+        frame_weights=torch.softmax(logits(batch, glance), dim=1),
+        glance_actions=torch.sigmoid(logits(batch, glance, 4)),
+        focus_indices=torch.arange(focus).expand(batch, -1),
+    )
 
 
 def replace_cudnn(patch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,7 @@ from ops.metrics import training_accuracy
 from ops.setup import wrap
 from ops.utils import distributed
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, call_together, reference_weights
-from tests.test_losses import _output
+from tests.conftest import SMALL, call_together, random_output, reference_weights
 
 
 @pytest.fixture
@@ -196,7 +195,7 @@ def test_processes_draw_differently_in_the_same_step(monkeypatch):
 
 
 def test_every_head_is_heard_under_its_own_name():
-    output = _output(0)
+    output = random_output(0)
     heads = logits_by_head(output)
     assert torch.equal(heads["pred"], output.step_logits[:, -1])
     assert torch.equal(heads["temporal"], output.temporal_logits)
@@ -210,7 +209,7 @@ class Told(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.policy, self.random, self.weight = _output(0), _output(1), torch.nn.Parameter(torch.ones(()))
+        self.policy, self.random, self.weight = random_output(0), random_output(1), torch.nn.Parameter(torch.ones(()))
 
     def forward(self, frames: torch.Tensor) -> TrainingOutput:
         branches = (self.policy, self.random)

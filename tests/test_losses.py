@@ -6,31 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.uni_adafocus import Output, TrainingOutput
+from models.uni_adafocus import TrainingOutput
 from ops.losses import LOSS_NAMES, training_losses
-
-
-def _output(seed: int, batch: int = 2, glance: int = 3, focus: int = 2, classes: int = 5) -> Output:
-    generator = torch.Generator().manual_seed(seed)
-
-    def logits(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return Output(
-        step_logits=logits(batch, glance + focus, classes),
-        glance_logits=logits(batch, glance, classes),
-        focus_logits=logits(batch, focus, classes),
-        temporal_logits=logits(batch, classes),
-        spatial_logits=logits(batch, classes),
-        frame_weights=torch.softmax(logits(batch, glance), dim=1),
-        glance_actions=torch.sigmoid(logits(batch, glance, 4)),
-        focus_indices=torch.arange(focus).expand(batch, -1),
-    )
+from tests.conftest import random_output
 
 
 @pytest.fixture
 def out() -> TrainingOutput:
-    return TrainingOutput(policy=_output(0), random=_output(1))
+    return TrainingOutput(policy=random_output(0), random=random_output(1))
 
 
 def test_each_cross_entropy_is_summed_over_the_branches_and_averaged_over_the_steps(out):
@@ -51,7 +34,7 @@ def test_the_total_weighs_the_terms(out):
 
 
 def test_even_frame_weights_have_no_divergence_and_one_frame_has_the_log_of_their_number():
-    even = TrainingOutput(policy=_output(0, glance=4, focus=4), random=_output(1, glance=4, focus=4))
+    even = TrainingOutput(policy=random_output(0, glance=4, focus=4), random=random_output(1, glance=4, focus=4))
     even.policy.frame_weights.copy_(torch.full((2, 4), 0.25))
     assert float(training_losses(even, torch.tensor([0, 0]), 1, 0)["KL_div"]) == pytest.approx(0, abs=1e-6)
     even.policy.frame_weights.copy_(F.one_hot(torch.tensor([2, 0]), 4))
@@ -64,6 +47,6 @@ def test_whole_frames_have_no_norm(out):
 
 
 def test_frame_weights_are_compared_with_one_share_for_each_patch_and_not_for_each_glance():
-    out = TrainingOutput(policy=_output(0, glance=4, focus=2), random=_output(1, glance=4, focus=2))
+    out = TrainingOutput(policy=random_output(0, glance=4, focus=2), random=random_output(1, glance=4, focus=2))
     out.policy.frame_weights.copy_(torch.full((2, 4), 0.25))
     assert float(training_losses(out, torch.tensor([0, 0]), 1, 0)["KL_div"]) == pytest.approx(math.log(2 / 4))

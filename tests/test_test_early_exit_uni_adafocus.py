@@ -146,12 +146,14 @@ def test_curve_thresholds_and_logits_hang_together(finished, checkpoint, criteri
     assert len({row["exit_0"] for row in curve(finished, criterion)}) > 1
 
 
-def check_thresholds(folder: Path, criterion: str, logits: np.ndarray) -> None:
-    """The thresholds of a run are those of these logits."""
+def check_thresholds(folder: Path, criterion: str, logits: np.ndarray) -> list[np.ndarray]:
+    """The thresholds of a run are those of these logits; returns them, of one operating point after the other."""
     values = criterion_values(logits, criterion).numpy()
-    for point in json.loads((folder / f"early_exit_{criterion}.json").read_text())["points"]:
-        expected = exit_thresholds(values, point["p"]).tolist()
-        assert point["thresholds"] == [value if np.isfinite(value) else None for value in expected]
+    points = json.loads((folder / f"early_exit_{criterion}.json").read_text())["points"]
+    expected = [exit_thresholds(values, point["p"]) for point in points]
+    for point, thresholds in zip(points, expected, strict=True):
+        assert point["thresholds"] == [value if np.isfinite(value) else None for value in thresholds.tolist()]
+    return expected
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -160,7 +162,7 @@ def test_thresholds_are_found_on_the_training_split(finished, criterion):
 
 
 @torch.no_grad()
-def test_logits_of_the_training_split_are_of_training_time_frames_and_crops(finished, data, checkpoint):
+def test_logits_of_the_training_split_are_of_training_time_frames_and_crops(finished, data):
     model = UniAdaFocus(4, **SMALL).eval()
     model.load_state_dict(reference_weights(model))
     for split, training in (("train", True), ("val", False)):
@@ -226,10 +228,9 @@ def test_half_of_the_validation_split_serves_for_thresholds_and_the_other_is_eva
     calibrated, evaluated = halves(8)
     logits, labels = kept(folder)["val_logits"], kept(folder)["val_labels"][evaluated, 0]
     for criterion in CRITERIA:
-        check_thresholds(folder, criterion, logits[calibrated])
-        values = criterion_values(logits[calibrated], criterion).numpy()
-        for row in curve(folder, criterion):
-            exits = exit_decisions(logits[evaluated], exit_thresholds(values, int(row["p"])), criterion)
+        found = check_thresholds(folder, criterion, logits[calibrated])
+        for row, thresholds in zip(curve(folder, criterion), found, strict=True):
+            exits = exit_decisions(logits[evaluated], thresholds, criterion)
             right = logits[evaluated, exits].argmax(1) == labels
             assert row["metric"] == pytest.approx(100 * right.mean())
 

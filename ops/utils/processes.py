@@ -94,7 +94,10 @@ def _start_worker(work: Callable, initialise: Callable | None, job: Any, busy: d
     context = multiprocessing.get_context("spawn")  # forking a process with threads, as OpenCV's, can deadlock
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, work, initialise), daemon=True)
+    # Ctrl-C reaches the whole group, also those that are still importing; the parent, which gets it late, decides.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     busy[here] = process, job
     _send(here, job)
@@ -106,7 +109,8 @@ def _send(connection: Connection, job: Any) -> None:
 
 
 def _serve(connection: Connection, work: Callable, initialise: Callable | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _leave_once)
     if initialise is not None:
         initialise()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ops.utils import processes
 from ops.utils.processes import WorkerDied, run_jobs
 
 
@@ -73,3 +74,16 @@ class InterruptWhenStarted:
         except FileExistsError:
             return
         os.kill(os.getppid(), signal.SIGINT)
+
+
+def test_ctrl_c_while_processes_start_leaves_them_to_their_parent():
+    """It reaches the whole group; a process that is still importing would end with a traceback."""
+    busy = {}
+    processes._start_worker(double, None, 3, busy)
+    ((connection, (process, _)),) = busy.items()
+    os.kill(process.pid, signal.SIGINT)
+    assert connection.recv() == (False, 1)
+    assert connection.recv()[1][0] == 6
+    connection.close()
+    process.join()
+    assert process.exitcode == 0

@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -336,6 +337,20 @@ def test_two_processes_say_a_mistake_once(options):
 def test_more_processes_than_gpus_is_an_error(options, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     assert call(main.main, *options, "--epochs", 1) == 2
     assert "2 processes on this machine but only 1 GPUs" in the_error(capsys.readouterr().err)
+
+
+def test_processes_that_cannot_meet_are_one_line(options, monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():  # of another program's launcher
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert call(main.main, *options) == 2
+    assert "(Error initializing torch.distributed" in the_error(capsys.readouterr().err)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    with socket.create_server(("localhost", 0)) as taken:
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        assert call(main.main, *options) == 2
+    assert "--master_port" in the_error(capsys.readouterr().err)

@@ -29,7 +29,7 @@ from ops.data import transforms
 from ops.data.annotations import read_annotations
 from ops.data.images import BadFrame, read_array, read_image
 from ops.utils.errors import UserError
-from ops.utils.signals import SAME_SECONDS
+from ops.utils.signals import SAME_SECONDS, handled_by
 
 SPLITS = ("train", "val")
 BACKENDS = ("fast", "pillow")
@@ -237,12 +237,12 @@ def collate_clips(batch: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, 
 def worker_init(worker_id: int) -> None:
     """`worker_init_fn` of a DataLoader: one thread per worker, and a stop is left to the main process.
 
-    Launchers and schedulers send SIGTERM to all processes of a run. The main process finishes its step and saves, for
-    which it needs its workers; a later one, as the DataLoader sends to a worker that does not end, ends the worker.
+    Launchers, schedulers and terminals send their signals to all processes of a run. The main process finishes its step
+    and saves, for which it needs its workers; a later one, as the DataLoader sends to a worker that does not end, ends
+    the worker.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     first: list[float] = []
 
     def end_later(number: int, frame: FrameType | None) -> None:
@@ -251,4 +251,4 @@ def worker_init(worker_id: int) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, end_later)
+    handled_by(end_later)

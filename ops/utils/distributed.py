@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, first_line, is_launched
 
 TIME_LIMIT = 30.0  # minutes to wait for another process
 PATIENCE = 15.0  # seconds in which a process that is still there answers, after a failed exchange
@@ -44,10 +44,10 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
 
     time_limit: minutes to wait for another process before giving up.
 
-    Raises UserError where a machine has GPUs but fewer than it has processes.
+    Raises UserError where a machine has GPUs but fewer than it has processes, and where the processes do not meet.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else 0
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_launched() else 1
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_world_size > torch.cuda.device_count():
@@ -57,7 +57,7 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if not is_launched():
         yield device
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -79,9 +79,16 @@ def _join(backend: str, time_limit: timedelta) -> None:
     Exchanges of CPU tensors, one in every step, give up after the time limit and say whom they missed. Those of GPU
     tensors have twice as long: where they give up, NCCL's watchdog ends the process without a word of ours.
     """
-    store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
-    attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
+    try:
+        store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
+        attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=time_limit)
+    except (ValueError, RuntimeError) as error:  # DistError is one
+        raise UserError(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} does not meet the others "
+            f"({first_line(error)[:160]}): start them with torchrun, at a --master_port that is free; or, for one "
+            "process, without RANK and WORLD_SIZE in the environment"
+        ) from error
     if "nccl" in backend:
         nccl = dist.group.WORLD._get_backend(torch.device("cuda"))
         if hasattr(nccl, "_set_default_timeout"):  # not with TORCH_DISTRIBUTED_DEBUG=DETAIL

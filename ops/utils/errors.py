@@ -1,12 +1,15 @@
 """The one exception for a user's mistake, and the exit codes of every entry script.
 
-0 done, 1 finished with failures that are listed, 2 wrong use or input, 130 / 143 stopped by a signal after saving.
+0 done, 1 finished with failures that are listed, 2 wrong use or input, 128 + its number stopped by a signal: 143 by
+SIGTERM, 130 by Ctrl-C, 129 by a terminal that closes.
 """
 
 import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
 
 EXIT_DONE = 0
 EXIT_WITH_FAILURES = 1
@@ -39,9 +42,39 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def is_launched() -> bool:
+    """Whether a launcher such as torchrun has started this process, as one of several."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
 def is_first_process() -> bool:
     """Whether this is the launcher's first process, the one that says what all of them would say alike."""
-    return os.environ.get("RANK", "0") == "0"
+    return not is_launched() or os.environ["RANK"] == "0"
+
+
+def tell(text: str, stream: TextIO) -> None:
+    """Print a line to standard output or error, where work goes on though nobody may read that any more: the terminal
+    or the program behind a pipe can have ended (with Ctrl-C, `tee` does)."""
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError, RuntimeError):  # the last one: of a signal that came while a line was printed
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream still holds, which Python would write when it ends, and all that follows go nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def open_closed_streams() -> None:
+    """Let standard input, output and error lead nowhere where they are closed (`>&-`, some services), so that no file
+    takes their place and is written into by who means them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def wait_briefly() -> None:
@@ -58,22 +91,23 @@ def wait_briefly() -> None:
 def run_entry(main: Callable[[], int | None]) -> None:
     """Run an entry script's `main` and leave with its exit code; a `UserError` becomes one line and exit code 2."""
     wait_briefly()  # `main` loads torch, which reads it
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib refuses that of a notebook, and no window is opened here
+    open_closed_streams()
     try:
         code = main()
     except UserError as error:
         if not error.silent:
-            print(f"error: {original_message(error)}", file=sys.stderr, flush=True)
+            tell(f"error: {original_message(error)}", sys.stderr)
         code = EXIT_WRONG_INPUT
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
-        message = "error: the program that read the output has ended; redirect the output to a file to keep it"
-        print(message, file=sys.stderr, flush=True)
+        discard(sys.stdout)
+        tell("error: the program that read the output has ended; redirect the output to a file to keep it", sys.stderr)
         code = EXIT_WITH_FAILURES
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # which even a look whether a file is there raises
             raise
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr, flush=True)
+        tell(f"error: {error.strerror}: {error.filename}", sys.stderr)
         code = EXIT_WRONG_INPUT
     sys.exit(code or EXIT_DONE)

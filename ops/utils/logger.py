@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from ops.utils.errors import UserError
+from ops.utils.errors import UserError, tell
 from ops.utils.files import remove_leftovers, whole_file
 
 if TYPE_CHECKING:  # slow to import
@@ -73,12 +73,15 @@ class RunLogger:
         self._early_lines = None
 
     def line(self, text: str, progress: bool = False) -> None:
-        """Print a line and append it to the log file; a line of `progress` is not printed beside a progress bar."""
+        """Print a line and append it to the log file; a line of `progress` is not printed beside a progress bar.
+
+        The run goes on where its lines are not read any more: the log file has them.
+        """
         if not self.active:
             return
         if not (progress and self._on_terminal):
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with tqdm.external_write_mode(file=sys.stdout):
+                tell(text, sys.stdout)
         if self._early_lines is not None:
             self._early_lines.append(text)
             return

@@ -1,19 +1,20 @@
-"""Leaving in good order when the scheduler (SIGTERM) or the user (Ctrl-C) says so."""
+"""Leaving in good order when the scheduler (SIGTERM), the user (Ctrl-C) or a terminal that closes (SIGHUP) says so."""
 
 import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
 
 from ops.utils import distributed
+from ops.utils.errors import tell
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME_SECONDS = 2.0  # in which a second signal is the first again: torchrun passes on what Slurm has sent to all
 
 
@@ -25,10 +26,16 @@ class Stopped(Exception):
         self.exit_code = 128 + signal_number
 
 
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> dict[int, object]:
+    """Have the signals handled; returns the handlers before. SIGHUP stays ignored where it is: under `nohup`."""
+    numbers = [number for number in SIGNALS if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
 @contextlib.contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """A signal ends the block by an exception, so that what is temporary is removed; exit code 143 or 130."""
-    before = {number: signal.signal(number, lambda number, frame: sys.exit(128 + number)) for number in SIGNALS}
+    """A signal ends the block by an exception, so that what is temporary is removed; exit code 143, 130 or 129."""
+    before = handled_by(lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:
@@ -45,7 +52,7 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._received) for number in SIGNALS}
+        self._before = handled_by(self._received)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -79,4 +86,4 @@ class StopRequest:
         self.signal_number, self._since = number, time.monotonic()
         if distributed.is_main_process():
             name = signal.Signals(number).name
-            print(f"{name}: finishing this step, saving, leaving; a second one leaves at once", file=sys.stderr)
+            tell(f"{name}: finishing this step, saving, leaving; a second one leaves at once", sys.stderr)

@@ -351,14 +351,14 @@ def test_an_option_that_makes_no_sense_is_refused(config, options):
         VideoDataset(config, **{**defaults, **options})
 
 
-def test_workers_leave_the_first_sigterm_to_the_main_process(config):
+def test_workers_leave_the_first_signal_to_the_main_process(config):
     data = dataset(config)
     loader = DataLoader(data, 1, num_workers=2, collate_fn=collate_clips, worker_init_fn=worker_init, prefetch_factor=1)
     batches = iter(loader)
     for _ in batches._workers:  # one of each, so that all have started
         next(batches)
-    for worker in batches._workers:
-        os.kill(worker.pid, signal.SIGTERM)
+    for worker, number in zip(batches._workers, (signal.SIGTERM, signal.SIGHUP), strict=True):
+        os.kill(worker.pid, number)
     assert len(list(batches)) == len(data) - 2
 
     batches = iter(loader)

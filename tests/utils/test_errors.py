@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ops.utils.errors import EXIT_WITH_FAILURES, run_entry, wait_briefly
+from ops.utils.errors import EXIT_WITH_FAILURES, is_first_process, run_entry, wait_briefly
 from tests.conftest import ROOT, the_error
 
 MANY_LINES = """
@@ -30,12 +30,46 @@ def test_a_reader_that_goes_away_is_one_line_and_no_traceback():
     assert "the output" in the_error(errors)
 
 
+CLOSED = """
+import os, sys
+from ops.utils.errors import run_entry
+def main():
+    print("nobody reads this")
+    with open(os.devnull) as file:
+        assert file.fileno() > 2
+run_entry(main)
+"""
+
+
+def test_closed_output_is_nobodys_file():
+    closed = [sys.executable, "-c", "import os, sys; os.closerange(0, 3); os.execv(sys.argv[1], sys.argv[1:])"]
+    done = subprocess.run([*closed, sys.executable, "-c", CLOSED], cwd=ROOT)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_one_process_is_the_first_whatever_a_launcher_has_left_in_the_environment(environment, first, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() == first
+
+
 def test_threads_are_told_to_wait_briefly_before_main_loads_torch(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     seen = []
     with pytest.raises(SystemExit):
         run_entry(lambda: seen.append(dict(os.environ)))
-    assert seen == [{"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}]
+    assert seen == [{"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000", "MPLBACKEND": "agg"}]
 
 
 def test_what_the_user_has_set_stays(monkeypatch):

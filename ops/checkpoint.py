@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ops.engine import TrainingState
 from ops.loss_history import NAMES
@@ -45,6 +45,17 @@ def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) ->
     if state.scaler.is_enabled():
         content["scaler"] = state.scaler.state_dict()
     return content
+
+
+def check_finite(content: Mapping[str, Any]) -> None:
+    """Raise UserError where weights, statistics or momenta of `content_of` are not finite: nothing can go on from
+    them."""
+    leaves = tree_leaves([content["state_dict"], content["optimizer"]])
+    if not all(leaf.isfinite().all() for leaf in leaves if isinstance(leaf, Tensor)):
+        raise UserError(
+            "training has diverged: the network's weights are not finite any more, and are not saved; the checkpoint "
+            "before stays. Lower --lr"
+        )
 
 
 def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:

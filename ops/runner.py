@@ -80,7 +80,8 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
             run.log.line(f"Best {main_metric}: {state.best:.3f}")
         record(run, state, data, lr, losses, metrics)
         state.epoch, state.step, state.losses = epoch + 1, 0, None
-        save(run, state, data, is_best)
+        # Where there was an evaluation, the one from before it has made room for itself.
+        save(run, state, data, options.keep if metrics is None else 0, is_best)
     with distributed.fail_together():
         if distributed.is_main_process():
             draw_run(run.log.folder)
@@ -106,9 +107,10 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
             place = f"Epoch: [{state.epoch}][{number}/{steps}], lr: {lr:.5f}"
             run.log.line(training_line(place, history.flush(), history.epoch_averages()), progress=True)
         stop = run.stop.agreed()
-        if stop or (options.save_freq and state.step % options.save_freq == 0):
+        before_evaluation = state.step == steps and evaluation_is_due(state.epoch, options.epochs, options.eval_freq)
+        if stop or before_evaluation or (options.save_freq and state.step % options.save_freq == 0):
             state.losses = history.totals()
-            save(run, state, data)
+            save(run, state, data, options.keep)
         if stop:
             raise Stopped(stop)
     state.losses = history.totals()
@@ -122,18 +124,15 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
 
 
 def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, float] | None:
-    """Metrics of the validation split after an epoch in which they are due. A stop by a signal saves the epoch."""
+    """Metrics of the validation split after an epoch in which they are due; what is trained is saved already."""
     options = run.options
     if not evaluation_is_due(state.epoch, options.epochs, options.eval_freq):
         return None
     try:
         metrics, evaluated = evaluate(run, state.model, data.val)
     except Exception as error:
-        led_to_it = run.stop.has_led_to(error)
-        if led_to_it:
+        if run.stop.has_led_to(error):
             run.stop.agreed()  # the other processes are at the end of their first batch, where they ask for it
-        if led_to_it or isinstance(error, Stopped):
-            save(run, state, data)
         raise
     with distributed.fail_together():
         if evaluated is not None:
@@ -165,14 +164,18 @@ def record(
     run.log.scalars("lr", {group["name"]: group["lr"] for group in state.optimizer.param_groups}, epoch)
 
 
-def save(run: Run, state: TrainingState, data: Data, is_best: bool = False) -> None:
-    """Write a checkpoint; the main process does, for all."""
+def save(run: Run, state: TrainingState, data: Data, keep: int, is_best: bool = False) -> None:
+    """Write a checkpoint; the main process does, for all. keep: how many older ones stay.
+
+    Raises UserError, on all, where it cannot be written, and for weights that are not finite; those before stay then.
+    """
     content = checkpoint.content_of(state, vars(run.options), len(data.train))
     with distributed.fail_together():
         if distributed.is_main_process():
+            checkpoint.check_finite(content)
             if is_best:
                 checkpoint.save(content, run.log.folder / checkpoint.BEST)
-            checkpoint.save(content, run.log.folder / checkpoint.LAST, keep=run.options.keep)
+            checkpoint.save(content, run.log.folder / checkpoint.LAST, keep)
 
 
 def evaluate_checkpoint(run: Run, data: Data) -> None:

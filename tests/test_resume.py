@@ -102,10 +102,22 @@ def test_a_run_that_was_stopped_by_a_signal_ends_with_the_weights_of_one_that_wa
     ]
 
 
-def test_ctrl_c_saves_and_leaves_with_130(options, tmp_path, monkeypatch):
-    _interrupt_after(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert call(main.main, *options, "--root_log", tmp_path) == 130
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_terminal_that_closes_save_though_nobody_reads_any_more(number, options, tmp_path, monkeypatch):
+    """With `2>&1 | tee log`, Ctrl-C ends tee, too."""
+
+    def stop():
+        reader, writer = os.pipe()
+        os.close(reader)
+        gone = open(writer, "w")  # noqa: SIM115
+        monkeypatch.setattr(sys, "stdout", gone)
+        monkeypatch.setattr(sys, "stderr", gone)
+        os.kill(os.getpid(), number)
+
+    _interrupt_after(monkeypatch, 1, stop)
+    assert call(main.main, *options, "--root_log", tmp_path) == 128 + number
     assert torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)["step"] == 1
+    assert f"stopped by signal {number}" in (tmp_path / FOLDER / "log.csv").read_text()
 
 
 def test_a_signal_during_an_evaluation_loses_no_training(options, tmp_path, monkeypatch):
@@ -126,6 +138,39 @@ def test_a_signal_during_an_evaluation_loses_no_training(options, tmp_path, monk
     assert call(main.main, *options, "--root_log", tmp_path / "parts", "--resume", "auto") == 0
     assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
     assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
+
+
+def test_an_evaluation_that_fails_loses_no_training(options, dataset_folder, tmp_path, capsys):
+    frames = dataset_folder / "frames" / "val0"
+    good = {path: path.read_bytes() for path in frames.iterdir()}
+    for path in good:
+        path.write_bytes(b"not a picture")
+    assert call(main.main, *options, "--root_log", tmp_path) == 2
+    assert "val0" in the_error(capsys.readouterr().err)
+    stopped = torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)
+    assert (stopped["epoch"], stopped["step"]) == (0, 2)
+    for path, content in good.items():
+        path.write_bytes(content)
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto") == 0
+    assert [record["epoch"] for record in _records(tmp_path)] == [0, 1]
+    assert torch.load(tmp_path / FOLDER / "ckpt.1.pth.tar", weights_only=True)["epoch"] == 1
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(options, tmp_path, monkeypatch, capsys):
+    from ops import engine
+
+    original = engine.train_steps
+
+    def diverging(state, *arguments, **keywords):
+        for step in original(state, *arguments, **keywords):
+            if (state.epoch, state.step) == (1, 2):
+                next(state.model.parameters()).data.fill_(torch.inf)
+            yield step
+
+    monkeypatch.setattr(engine, "train_steps", diverging)
+    assert call(main.main, *options, "--root_log", tmp_path) == 2
+    assert "training has diverged" in the_error(capsys.readouterr().err)
+    assert torch.load(tmp_path / FOLDER / "ckpt.pth.tar", weights_only=True)["epoch"] == 1
 
 
 def test_saving_every_few_steps_lets_a_killed_run_go_on(options, tmp_path, monkeypatch):

@@ -187,7 +187,7 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stop_leaves_no_half_written_and_no_temporary_files(number, code, tmp_path, monkeypatch):
+def test_a_stop_keeps_what_is_done_beside_the_file_that_was_to_hold_all(number, code, tmp_path, monkeypatch, capsys):
     rows = Table.rows
 
     def stop(*arguments):
@@ -198,7 +198,9 @@ def test_a_stop_leaves_no_half_written_and_no_temporary_files(number, code, tmp_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     arguments = ["videos", "--resume", "ours.pth.tar", "--batch_size", 1, "--frame_rate", 5]
     assert call(predict.main, *arguments, "--json", tmp_path / "p.json") == code
-    assert not list(tmp_path.iterdir())
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "p.partial.json" and [item["patches"] for item in json.loads(kept.read_text())] == [2]
+    assert capsys.readouterr().err == f"the 1 of 5 videos that are done are in {kept}\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

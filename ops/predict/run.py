@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,7 @@ from ops.inference import check_precision, prepare_for_inference
 from ops.predict.output import STDOUT, Table, as_csv, as_json, check_writable, deliver
 from ops.predict.paths import FoundVideo, find
 from ops.predict.predictor import Failure, Outcome, Predictor
-from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError
+from ops.utils.errors import EXIT_DONE, EXIT_WITH_FAILURES, UserError, tell
 from ops.utils.failure_list import printable
 from ops.utils.signals import leaving_at_once
 from ops.video.frame_folders import FrameSettings
@@ -44,29 +45,48 @@ def predict(options: argparse.Namespace) -> int:
             leaving = f"early exit at operating point {options.operating_point} of {printable(str(options.thresholds))}"
         print(f"{printable(str(options.resume))}: {model.num_classes} classes, {leaving}, on {device}")
         print(table.head(), flush=True)
-    outcomes = list(show(predictor, videos, table))
+    outcomes: list[Outcome] = []
+    try:
+        for outcome in predictor(videos):
+            outcomes.append(outcome)
+            show(outcome, table)
+    except BaseException:  # a stop, a reader that has ended, what concerns all videos: what is done is kept
+        keep_unfinished(outcomes, len(videos), class_names, options)
+        raise
     if table is not None:
         print(table.foot(outcomes))
-    if options.json is not None:
-        deliver(as_json(outcomes, class_names), options.json)
-    if options.csv is not None:
-        deliver(as_csv(outcomes, class_names), options.csv)
+    for target, form in targets(options):
+        deliver(form(outcomes, class_names), target)
     return EXIT_WITH_FAILURES if any(isinstance(outcome, Failure) for outcome in outcomes) else EXIT_DONE
 
 
-def show(predictor: Predictor, videos: Sequence[FoundVideo], table: Table | None) -> Iterator[Outcome]:
-    """Predict, and print predictions as rows of the table, failures and warnings on standard error."""
-    for outcome in predictor(videos):
-        name = printable(str(outcome.path))
-        if isinstance(outcome, Failure):
-            print(f"failed: {name}: {printable(outcome.reason)}", file=sys.stderr, flush=True)
-        else:
-            if table is not None:
-                print(table.rows(outcome), flush=True)
-            if outcome.replaced:
-                warning = f"{outcome.replaced} frames could not be read; the nearest good ones stand for them"
-                print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
-        yield outcome
+def show(outcome: Outcome, table: Table | None) -> None:
+    """Print a prediction as rows of the table, a failure and warnings on standard error."""
+    name = printable(str(outcome.path))
+    if isinstance(outcome, Failure):
+        print(f"failed: {name}: {printable(outcome.reason)}", file=sys.stderr, flush=True)
+        return
+    if table is not None:
+        print(table.rows(outcome), flush=True)
+    if outcome.replaced:
+        warning = f"{outcome.replaced} frames could not be read; the nearest good ones stand for them"
+        print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
+
+
+def targets(options: argparse.Namespace) -> list[tuple[str, Callable[[Sequence[Outcome], Sequence[str]], bytes]]]:
+    """Where predictions are to be delivered, and in which form."""
+    return [(target, form) for target, form in ((options.json, as_json), (options.csv, as_csv)) if target is not None]
+
+
+def keep_unfinished(
+    outcomes: Sequence[Outcome], videos: int, class_names: Sequence[str], options: argparse.Namespace
+) -> None:
+    """Write what there is of the predictions beside the files that were to hold all, as NAME.partial.json or .csv."""
+    for target, form in targets(options):
+        if outcomes and target != STDOUT:
+            beside = Path(target).with_suffix(f".partial{Path(target).suffix}")
+            deliver(form(outcomes, class_names), str(beside))
+            tell(f"the {len(outcomes)} of {videos} videos that are done are in {printable(str(beside))}", sys.stderr)
 
 
 def find_device(name: str | None) -> torch.device:

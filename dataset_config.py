@@ -39,6 +39,11 @@ _FOLDERS_TO_LOOK_AT = 3  # per split, when the frame template is checked
 _TEMPLATE = re.compile(r"[^{}/\0]*\{0?(:0?\d?\d?d?)?\}[^{}/\0]*")  # a file name with one number, of 99 digits at most
 _LONGEST_NAME = 255  # bytes, on every common file system
 _NUMBERED_LINE = re.compile(r"(\d+)[ ,\t]+(.*\S.*)")
+_HEADER = re.compile(  # such as id,name
+    r"(id|index|idx|no|nr|number|(class|category|label)([ _]?(id|index|idx|no|nr|number))?)"
+    r"[ ,\t]+((class|category|label)([ _]?name)?|name)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -155,28 +160,31 @@ def get_dataset(
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read a class file: one name per line, the line's place being the label.
 
-    Where every line starts with consecutive integers from 0 or 1 and a space, comma or tab, these are taken off.
+    Where every line starts with consecutive integers from 0 or 1 and a space, comma or tab, these are taken off. Above
+    numbered lines there may be a header such as `id,name`.
     Raises UserError, with the line, for a blank line between names, a repeated name, or text that is not UTF-8.
     """
     text = read_utf8(path, "class file").decode()
-    names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
+    names = dict(enumerate((line.strip() for line in text.rstrip().split("\n")), start=1)) if text.strip() else {}
     if not names:
         raise UserError(f"{path}: the class file is empty; write one class name per line")
 
-    numbered = [_NUMBERED_LINE.fullmatch(name) for name in names]
-    if all(numbered):
-        numbers = [int(match[1]) for match in numbered]
+    numbered = {line: match for line, name in names.items() if (match := _NUMBERED_LINE.fullmatch(name))}
+    if _HEADER.fullmatch(names[1]) and numbered and len(numbered) == len(names) - 1:
+        del names[1]
+    if len(numbered) == len(names):
+        numbers = [int(match[1]) for match in numbered.values()]
         if numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            names = [match[2].strip() for match in numbered]
+            names = {line: match[2].strip() for line, match in numbered.items()}
 
     first_line: dict[str, int] = {}
-    for line, name in enumerate(names, start=1):
+    for line, name in names.items():
         if not name:
             raise UserError(f"{path}:{line}: blank line between class names; take it out, since it shifts the labels")
         if name in first_line:
             raise UserError(f"{path}:{line}: class {name!r} already stands in line {first_line[name]}; make it unique")
         first_line[name] = line
-    return tuple(names)
+    return tuple(first_line)
 
 
 def find_frames(roots: Sequence[Path], names: Sequence[str], templates: Sequence[str]) -> tuple[Path, str]:

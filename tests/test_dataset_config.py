@@ -176,6 +176,10 @@ def test_an_argument_that_makes_no_sense_is_refused(tmp_path, arguments, what):
         ("0 run\n1 jump", ("run", "jump")),
         ("1,run\n2,\tjump, high\n", ("run", "jump, high")),
         ("0,Applying sunscreen\n1,Arm wrestling\n", ("Applying sunscreen", "Arm wrestling")),  # ActivityNet's
+        ("id,name\r\n0,abseiling\r\n1,air drumming\r\n", ("abseiling", "air drumming")),  # Kinetics'
+        ("Class_ID\tClass Name\n1\trun\n2\tjump\n", ("run", "jump")),
+        ("label,name\nrun\njump\n", ("label,name", "run", "jump")),
+        ("id,name\n", ("id,name",)),
         ("2 run\n3 jump\n", ("2 run", "3 jump")),
         ("1 run\n3 jump\n", ("1 run", "3 jump")),
         ("0\n1\n", ("0", "1")),
@@ -194,6 +198,7 @@ def test_class_names_are_read_with_or_without_numbers(tmp_path, text, names):
         (b"run\n\njump\n", ":2: blank line"),
         (b"run\njump\nrun\n", ":3: class 'run' already stands in line 1"),
         (b"0 run\n1 run\n", ":2: class 'run' already"),
+        (b"id,name\n0,run\n1,run\n", ":3: class 'run' already stands in line 2"),
         (b"run\n\xff\n", ":2: not valid UTF-8"),
         (b" \n", ": the class file is empty"),
     ],

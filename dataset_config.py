@@ -16,7 +16,7 @@ with classInd.txt, train_split.txt, val_split.txt and frames/. Nothing here impo
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ COMMON_TEMPLATES = (
 _FOLDERS_TO_LOOK_AT = 3  # per split, when the frame template is checked
 _TEMPLATE = re.compile(r"[^{}/\0]*\{0?(:0?\d?\d?d?)?\}[^{}/\0]*")  # a file name with one number, of 99 digits at most
 _LONGEST_NAME = 255  # bytes, on every common file system
-_NUMBERED_LINE = re.compile(r"(\d+)[ ,\t]+(.*\S.*)")
+_NUMBERED_LINE = re.compile(r"(\d{1,9})([ ,\t]+)(.*\S.*)")
 _HEADER = re.compile(  # such as id,name
     r"(id|index|idx|no|nr|number|(class|category|label)([ _]?(id|index|idx|no|nr|number))?)"
     r"[ ,\t]+((class|category|label)([ _]?name)?|name)",
@@ -94,6 +94,7 @@ class DatasetConfig:
     template: str
     separator: str
     metric: str  # "map" or "accuracy"
+    notes: tuple[str, ...] = ()  # on how its files were understood, for the log
 
     @property
     def num_classes(self) -> int:
@@ -143,9 +144,10 @@ def get_dataset(
             f"{frames_root}: {whose} needs this folder with one folder of frames per video; "
             "make it with ops/video_jpg.py or link it there"
         )
+    classes, notes = _read_classes(class_file)
     return DatasetConfig(
         name=name,
-        classes=read_classes(class_file),
+        classes=classes,
         train_split=train_split,
         val_split=val_split,
         frames_root=frames_root,
@@ -154,16 +156,26 @@ def get_dataset(
         metric=metric
         or known.metric
         or ("map" if any(has_several_labels(split, known.separator) for split in splits) else "accuracy"),
+        notes=notes,
     )
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """Read a class file: one name per line, the line's place being the label.
 
-    Where every line starts with consecutive integers from 0 or 1 and a space, comma or tab, these are taken off. Above
-    numbered lines there may be a header such as `id,name`.
-    Raises UserError, with the line, for a blank line between names, a repeated name, or text that is not UTF-8.
+    Where every line starts with a number and a comma or tab, the numbers are the labels, counted from 0 or from 1, in
+    any order. With spaces instead, digits may be of the name (`1 star`, `2 stars`): they are taken as labels where they
+    are all of those of such a list, unless what follows them is the same but for one word's plural. Above numbered
+    lines there may be a header such as `id,name`.
+
+    Raises UserError, with the line, for a blank line between names, a repeated name, numbers that are not those of a
+    list, or text that is not UTF-8.
     """
+    return _read_classes(path)[0]
+
+
+def _read_classes(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names, and a note for the log where digits at the lines' beginnings could be understood otherwise."""
     text = read_utf8(path, "class file").decode()
     names = dict(enumerate((line.strip() for line in text.rstrip().split("\n")), start=1)) if text.strip() else {}
     if not names:
@@ -172,10 +184,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
     numbered = {line: match for line, name in names.items() if (match := _NUMBERED_LINE.fullmatch(name))}
     if _HEADER.fullmatch(names[1]) and numbered and len(numbered) == len(names) - 1:
         del names[1]
+    notes: tuple[str, ...] = ()
     if len(numbered) == len(names):
-        numbers = [int(match[1]) for match in numbered.values()]
-        if numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            names = {line: match[2].strip() for line, match in numbered.items()}
+        names, notes = _without_numbers(path, numbered)
 
     first_line: dict[str, int] = {}
     for line, name in names.items():
@@ -184,7 +195,26 @@ def read_classes(path: Path) -> tuple[str, ...]:
         if name in first_line:
             raise UserError(f"{path}:{line}: class {name!r} already stands in line {first_line[name]}; make it unique")
         first_line[name] = line
-    return tuple(first_line)
+    return tuple(first_line), notes
+
+
+def _without_numbers(path: Path, numbered: Mapping[int, re.Match]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Names in the order of their numbers, by line, where these are labels, else all lines as they are; and notes."""
+    by_number = sorted(numbered, key=lambda line: int(numbered[line][1]))
+    names = {line: numbered[line][3] for line in by_number}
+    numbers = [int(numbered[line][1]) for line in by_number]
+    wrong = next((at for at, number in enumerate(numbers) if number != at + (numbers[0] == 1)), None)
+    if all(match[2].isspace() and "\t" not in match[2] for match in numbered.values()):
+        if wrong is not None or len(set(names.values())) <= 2 < len(names):  # 1 star, 2 stars, 3 stars
+            names = {line: match[0] for line, match in numbered.items()}
+            return names, (f"{path}: the numbers that the lines begin with are taken as parts of the class names",)
+        return names, (f"{path}: the numbers that the lines begin with are taken as labels, not as parts of the names",)
+    if wrong is not None:
+        raise UserError(
+            f"{path}:{by_number[wrong]}: class number {numbers[wrong]} does not go on from the one below it: number "
+            f"the {len(numbers)} lines from 0 or from 1, each once, or take the numbers out"
+        )
+    return names, ()
 
 
 def find_frames(roots: Sequence[Path], names: Sequence[str], templates: Sequence[str]) -> tuple[Path, str]:

@@ -178,6 +178,12 @@ def test_an_argument_that_makes_no_sense_is_refused(tmp_path, arguments, what):
         ("0,Applying sunscreen\n1,Arm wrestling\n", ("Applying sunscreen", "Arm wrestling")),  # ActivityNet's
         ("id,name\r\n0,abseiling\r\n1,air drumming\r\n", ("abseiling", "air drumming")),  # Kinetics'
         ("Class_ID\tClass Name\n1\trun\n2\tjump\n", ("run", "jump")),
+        ("0,a\n1,b\n10,k\n2,c\n3,d\n4,e\n5,f\n6,g\n7,h\n8,i\n9,j\n", tuple("abcdefghijk")),  # sorted as text
+        ("2 jump\n1 run\n3 swim\n", ("run", "jump", "swim")),
+        ("1 star\n2 stars\n3 stars\n", ("1 star", "2 stars", "3 stars")),
+        ("5 stars\n4 stars\n3 stars\n2 stars\n1 star\n", ("5 stars", "4 stars", "3 stars", "2 stars", "1 star")),
+        ("3D printing\n2D drawing\n", ("3D printing", "2D drawing")),
+        ("100 m\n200 m\n", ("100 m", "200 m")),
         ("label,name\nrun\njump\n", ("label,name", "run", "jump")),
         ("id,name\n", ("id,name",)),
         ("2 run\n3 jump\n", ("2 run", "3 jump")),
@@ -197,8 +203,12 @@ def test_class_names_are_read_with_or_without_numbers(tmp_path, text, names):
     [
         (b"run\n\njump\n", ":2: blank line"),
         (b"run\njump\nrun\n", ":3: class 'run' already stands in line 1"),
+        (b"0,run\n1,run\n2,run\n", ":2: class 'run' already"),
         (b"0 run\n1 run\n", ":2: class 'run' already"),
         (b"id,name\n0,run\n1,run\n", ":3: class 'run' already stands in line 2"),
+        (b"0,run\n1,jump\n3,swim\n", ":3: class number 3 does not go on"),
+        (b"2\trun\n3\tjump\n", ":1: class number 2 does not go on"),
+        (b"0,run\n2,jump\n2,swim\n1,walk\n", ":3: class number 2 does not go on"),
         (b"run\n\xff\n", ":2: not valid UTF-8"),
         (b" \n", ": the class file is empty"),
     ],
@@ -208,6 +218,21 @@ def test_a_wrong_class_file_is_refused_with_its_line(tmp_path, content, where):
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}{where}"):
         read_classes(path)
+
+
+def test_a_note_says_whether_digits_before_a_space_are_labels_or_of_the_names(tmp_path):
+    write_dataset(tmp_path)
+    for text, note in (
+        ("1 ApplyEyeMakeup\n2 ApplyLipstick\n", "taken as labels"),
+        ("1 star\n2 stars\n3 stars\n", "taken as parts of the class names"),
+        ("0 run\n1 jump\n3 swim\n", "taken as parts of the class names"),
+    ):
+        (tmp_path / "classInd.txt").write_text(text)
+        (said,) = get_dataset("mine", tmp_path).notes
+        assert note in said and str(tmp_path / "classInd.txt") in said
+    for text in ("run\njump\n", "0,run\n1,jump\n", "1 run\njump\n"):
+        (tmp_path / "classInd.txt").write_text(text)
+        assert get_dataset("mine", tmp_path).notes == ()
 
 
 def test_importing_it_brings_in_neither_torch_nor_numpy():

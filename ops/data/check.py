@@ -79,15 +79,15 @@ def check_splits(splits: Mapping[str, VideoDataset], skip_missing: bool) -> list
     Raises UserError on every process, after the main one has printed the first videos of each kind of problem.
     """
     found: tuple[dict[str, list[int]], list[str]] | None = None
+    config = next(iter(splits.values())).config
     with distributed.fail_together():
         if distributed.is_main_process():
-            config = next(iter(splits.values())).config
             lists = {name: data.annotations for name, data in splits.items()}
             found = _judge(lists, {name: find_problems(config, videos) for name, videos in lists.items()}, skip_missing)
     left_out, notes = distributed.broadcast_object(found)
     for name, data in splits.items():
         data.leave_out(left_out[name])
-    return notes
+    return [*config.notes, *notes]
 
 
 def check_only(options: argparse.Namespace, config: DatasetConfig, split_names: Sequence[str]) -> int:
@@ -103,7 +103,7 @@ def check_only(options: argparse.Namespace, config: DatasetConfig, split_names: 
             missing = {finding.row: finding for finding in findings[name] if isinstance(finding, Problem)}
             there = [row for row in range(len(videos)) if row not in missing]
             findings[name] = [*missing.values(), *_look_at_all_frames(config, videos, there, options.workers)]
-    for note in _judge(lists, findings, options.skip_missing)[1]:
+    for note in (*config.notes, *_judge(lists, findings, options.skip_missing)[1]):
         print(note)
     depth = "every listed frame" if options.check_data == "full" else "folder, first and last listed frame"
     for name, videos in lists.items():

@@ -1,6 +1,7 @@
 """A table of labels -> the class file and the two split files of a data set, with the frame counts found on disk.
 
-The table is a CSV file with a header line and the columns `video`, `label` and, if wanted, `split` (train or val):
+The table is a CSV file with a header line and the columns `video`, `label` and, if wanted, `split` (train or val), in
+capital or small letters:
 
     video,label,split
     cooking/pasta.mp4,making pasta,train
@@ -26,6 +27,7 @@ CLASS_FILE, TRAIN_FILE, VAL_FILE = "classInd.txt", "train_split.txt", "val_split
 MAX_LABELS = 3
 VAL_SHARE = 0.2
 _SPLITS = ("train", "val")
+_ALSO_CALLED = {"training": "train", "validation": "val"}
 
 
 @dataclass
@@ -62,7 +64,7 @@ def read_labels(path: Path, videos: Iterable[str], separator: str = ",") -> list
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            columns = rows.fieldnames or []
+            columns = rows.fieldnames = [column.strip().lower() for column in rows.fieldnames or []]
             _check_columns(columns, f"{path}:1")
             has_split = "split" in columns
             for row in rows:
@@ -129,7 +131,7 @@ def write_split_files(
 
 def _check_columns(columns: Sequence[str], where: str) -> None:
     missing = [column for column in ("video", "label") if column not in columns]
-    doubled = [column for column in columns if list(columns).count(column) > 1]
+    doubled = [column for column in columns if column and list(columns).count(column) > 1]
     for separator, name in ((";", "semicolons"), ("\t", "tabs")):
         if missing and separator in "".join(columns):
             raise UserError(f"{where}: the columns are separated by {name}; separate them by commas")
@@ -148,6 +150,8 @@ def _add_row(
     separator: str,
     has_split: bool,
 ) -> None:
+    if not "".join(text for value in row.values() for text in value or ()).strip():  # as spreadsheets leave rows
+        return
     if None in row:  # what is beyond the header's columns
         raise UserError(f"{where}: more fields than columns; put a name or label with a comma in it in quotes")
     written, label = row["video"] or "", (row["label"] or "").strip()
@@ -176,6 +180,7 @@ def _add_row(
     if len(video.labels) == limit:
         raise UserError(f"{where}: video {written!r} has more than {limit} label(s), which the split file cannot hold")
     split = (row["split"] or "").strip().lower() if has_split else None
+    split = _ALSO_CALLED.get(split, split)
     if has_split and split not in _SPLITS:
         raise UserError(f"{where}: split {split!r} of video {written!r} is unknown: write train or val")
     if video.labels and split != video.split:

@@ -121,3 +121,12 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path):
 def test_a_byte_order_mark_and_other_columns_do_no_harm(tmp_path):
     labels, _ = read(tmp_path, "\ufeffurl,video,label\nhttp://x,a.mp4, run \n,b,run\n")
     assert (labels.name, labels.labels) == ("a", ["run"])
+
+
+@pytest.mark.parametrize(
+    ("header", "rest"), [("Video,Label,Split", ""), (" video, LABEL ,split ", ""), ("\ufeffVIDEO,label,Split,,", ",,")]
+)
+def test_headers_and_splits_are_read_in_any_letters_and_empty_rows_passed_over(tmp_path, header, rest):
+    rows = ["a,run,Train", ",,", "b,run,validation", " ,,", ",,,,", "same.avi,walk,VAL"]
+    labels = read(tmp_path, "".join(f"{row}{rest}\n" for row in [header, *rows]))
+    assert [(one.name, one.split) for one in labels] == [("a", "train"), ("b", "val"), ("same", "val")]

@@ -70,8 +70,9 @@ def read_annotations(path: str | os.PathLike, separator: str, num_classes: int, 
 
     A row's labels are its distinct ones, sorted, three at most: the lists as they are handed round repeat a label for
     each time that it is annotated. With a space between fields the name may hold spaces: the last two fields are
-    numbers and the rest is the name. A byte-order mark, CRLF and blank lines are tolerated. Rows under `min_frames`
-    frames are left out and counted. A video listed twice is kept twice, with a warning in `.warnings`.
+    numbers and the rest is the name. A byte-order mark, CRLF, blank lines and, between commas, empty fields at the end
+    are tolerated. Rows under `min_frames` frames are left out and counted. A video listed twice is kept twice, with a
+    warning in `.warnings`.
 
     Raises UserError, with file and line, for anything that cannot be a row of this dataset.
     """
@@ -153,7 +154,8 @@ def _split_row(row: bytes, separator: bytes) -> tuple[bytes, list[bytes]]:
         if len(fields) < 3:
             raise ValueError("too few fields; a row reads: name frames label")
     else:
-        fields = [field.strip() for field in row.split(separator)]
+        ends = separator + b" \t"  # spreadsheets make rows equally long by empty fields at the end
+        fields = [field.strip() for field in row.rstrip(ends).split(separator)]
         if len(fields) < 3:
             raise ValueError(f"{len(fields)} fields; a row reads: name,frames,label[,label], with no comma in the name")
     _check_name(fields[0])

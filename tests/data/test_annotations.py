@@ -59,6 +59,14 @@ def test_byte_order_mark_line_endings_and_blank_lines_do_not_matter(split):
     assert (read.frames.tolist(), read.line_numbers.tolist()) == ([10, 20], [1, 4])
 
 
+def test_empty_fields_at_the_end_do_not_matter(split):
+    """As a spreadsheet writes rows of unequal length."""
+    path = split("v_abc,120,3,,\r\nv_def,90,1, , \r\nv_ghi,80,1,2,\r\n")
+    assert read_annotations(path, ",", 4).labels.tolist() == [[3, -1, -1], [1, -1, -1], [1, 2, -1]]
+    assert has_several_labels(path, ",") and not has_several_labels(split("a,9,1,,\n"), ",")
+    assert first_names(split("a,9,1,,\nb,9,,\n"), ",", limit=2) == ["a"]
+
+
 def test_rows_with_few_frames_are_left_out_and_counted(split):
     path = split("a,2,0\nb,3,1\nc,0,0\n")
     read = read_annotations(path, ",", 2)
@@ -86,7 +94,9 @@ def test_a_repeated_video_stays_with_a_warning(split):
         ("b,10,-1", "'-1' is not a whole number"),
         ("b,-10,0", "'-10' is not a whole number"),
         ("b,10,1_0", "'1_0' is not a whole number"),
-        ("b,10,", "'' is not a whole number"),
+        ("b,10,", "2 fields"),
+        ("b,10,,3", "'' is not a whole number"),
+        (",,", "1 fields"),
         ("b," + "9" * 5000 + ",0", "9... is not|9...' is not a whole number in range"),
         ("b,10000001,0", "10000001 frames is more than"),
         ("b,10,5", r"label 5 is outside 0..4, since the class file lists 5 classes"),

@@ -125,6 +125,17 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_options_in_a_namespace_are_read_but_nothing_in_it_that_would_run_code(tmp_path):
+    for zipped in (True, False):
+        content = {"state_dict": {"a": torch.zeros(1)}, "args": Namespace(lr=0.1, name="x", steps=[1, 2], gpu=None)}
+        torch.save(content, tmp_path / "args.pth.tar", _use_new_zipfile_serialization=zipped)
+        assert checkpoint.read(tmp_path / "args.pth.tar").state_dict.keys() == {"a"}
+        torch.save(content | {"args": Namespace(x=_Payload(tmp_path / "ran"))}, tmp_path / "bad.pth.tar")
+        with pytest.raises(UserError, match="wants to run code on loading, which is refused"):
+            checkpoint.read(tmp_path / "bad.pth.tar")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
     (tmp_path / "text").write_text("not a checkpoint")
     (tmp_path / "empty").write_bytes(b"")

@@ -12,6 +12,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from argparse import Namespace  # in which other programs save their options; it holds values and runs nothing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         _check_archive(path)
-        with torch.serialization.safe_globals(_harmless_numpy()), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*_harmless_numpy(), Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what torch.load finds odd in a file; one line says it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:

@@ -127,7 +127,7 @@ def get_dataset(
     if name not in BUILT_IN:
         whose += f" (not built in; built in are {', '.join(BUILT_IN)})"
 
-    folder = Path(data_dir).expanduser()
+    folder = Path(os.path.expanduser(data_dir))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder for {whose}; give the folder that holds its split files")
     class_file = _find(folder, known.class_files, "class file", whose)

@@ -4,6 +4,7 @@ The network is built without memory for its weights, so this takes a second and 
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def print_summary(options: argparse.Namespace) -> int:
 
 def count_classes(options: argparse.Namespace) -> tuple[int, str]:
     """The number of classes, and where it comes from: the data folder's class file, else the dataset's name."""
-    folder = Path(options.data_dir or "").expanduser()
+    folder = Path(os.path.expanduser(options.data_dir or ""))
     candidates = [folder / name for name in BUILT_IN.get(options.dataset, BuiltIn()).class_files]
     for path in candidates:
         if options.data_dir and path.is_file():

@@ -152,6 +152,7 @@ def test_a_missing_file_is_named_with_its_folder(tmp_path, missing):
     ("arguments", "what"),
     [
         ({"data_dir": "nowhere"}, "nowhere: no such data folder"),
+        ({"data_dir": "~nobody9/data"}, "~nobody9/data: no such data folder"),
         ({"metric": "top5"}, "metric 'top5' is unknown"),
         ({"template": "frame.jpg"}, "does not number frames"),
         ({"template": "{:05d}_{}.jpg"}, "does not number frames"),

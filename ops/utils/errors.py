@@ -93,6 +93,10 @@ def run_entry(main: Callable[[], int | None]) -> None:
     wait_briefly()  # `main` loads torch, which reads it
     os.environ["MPLBACKEND"] = "agg"  # matplotlib refuses that of a notebook, and no window is opened here
     open_closed_streams()
+    for place, argument in enumerate(sys.argv):
+        option, equals, value = argument.partition("=")  # shells leave the ~ of --option=~/folder alone
+        if equals and option.startswith("--"):
+            sys.argv[place] = f"{option}={os.path.expanduser(value)}"
     try:
         code = main()
     except UserError as error:

@@ -77,3 +77,13 @@ def test_what_the_user_has_set_stays(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     wait_briefly()
     assert os.environ["GOMP_SPINCOUNT"] == "7" and os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_a_home_folder_that_the_shell_leaves_alone_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["main.py", "--data_dir=~/x", "--resume=~", "--root_log", "log", "--eval_suffix=a=~", "--csv=~nobody9/x"]
+    monkeypatch.setattr(sys, "argv", given)
+    seen = []
+    with pytest.raises(SystemExit):
+        run_entry(lambda: seen.extend(sys.argv))
+    assert seen == ["main.py", "--data_dir=/home/me/x", "--resume=/home/me", *given[3:]]

@@ -312,6 +312,16 @@ def test_a_list_and_a_range_choose_videos(tmp_path, capsys):
     assert "--begin 5: the last video is number 4" in capsys.readouterr().err
 
 
+def test_videos_of_old_and_rarer_kinds_are_found(tmp_path):
+    names = ["a.flv", "a.mp4", *(f"b{end}.{end}" for end in "3gp WMV m2ts mpeg mpg mts ogv vob".split())]
+    for name in names:
+        (tmp_path / name).touch()
+    planned = plan(tmp_path, tmp_path / "frames", FrameTemplate.parse("image_%05d.jpg"))
+    assert sorted(video.name for video in planned) == sorted(names)
+    (failed,) = [video for video in planned if video.action == "fail"]
+    assert (failed.name, failed.reason) == ("a.mp4", "shares its folder of frames, a, with a.flv; rename one of them")
+
+
 def test_other_endings_can_be_accepted(tmp_path):
     make_video(tmp_path / "videos" / "a.avi", 2).rename(tmp_path / "videos" / "a.video")
     make_video(tmp_path / "videos" / "b.mp4", 2)

@@ -14,7 +14,10 @@ from ops.utils.failure_list import printable
 from ops.video.errors import VideoError
 from ops.video.frame_folders import FrameTemplate, find_unfinished, is_finished
 
-ACCEPTED_FORMATS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
+ACCEPTED_FORMATS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".ogv",
+    ".vob",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

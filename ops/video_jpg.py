@@ -133,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = args.num_workers if args.parallel else min(2 if settings.uses_ffmpeg else 1, available_cores())
     if workers < 1:
         raise UserError(f"{workers} workers cannot do anything: give 1 or more")
+    if not 0 <= args.begin <= args.end:
+        raise UserError(f"--begin {args.begin} --end {args.end}: give numbers from 0, the last one counted in")
     selection = Selection(args.accepted_formats, args.begin, args.end, args.file_list)
     labels = None
     if args.write_split is not None:

@@ -312,8 +312,16 @@ def test_a_list_and_a_range_choose_videos(tmp_path, capsys):
     assert "--begin 5: the last video is number 4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("begin", "end"), [(-1, 3), (0, -1), (3, 2)])
+def test_a_range_without_videos_is_one_line(tmp_path, capsys, begin, end):
+    (tmp_path / "a.mp4").touch()
+    assert call(main, tmp_path, tmp_path / "frames", "--begin", begin, "--end", end) == 2
+    assert f"--begin {begin} --end {end}: give numbers from 0" in the_error(capsys.readouterr().err)
+
+
 def test_videos_of_old_and_rarer_kinds_are_found(tmp_path):
-    names = ["a.flv", "a.mp4", *(f"b{end}.{end}" for end in "3gp WMV m2ts mpeg mpg mts ogv vob".split())]
+    endings = ["3gp", "WMV", "m2ts", "mpeg", "mpg", "mts", "ogv", "vob"]
+    names = ["a.flv", "a.mp4", *(f"b_{ending}.{ending}" for ending in endings)]
     for name in names:
         (tmp_path / name).touch()
     planned = plan(tmp_path, tmp_path / "frames", FrameTemplate.parse("image_%05d.jpg"))

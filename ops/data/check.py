@@ -30,7 +30,8 @@ NO_FIRST_FRAME = "first frame missing or empty"
 NO_LAST_FRAME = "last listed frame missing or empty"
 NOT_READABLE = "folder or frame not readable"
 BAD_FRAMES = "frames that cannot be decoded"
-KINDS = (NO_FOLDER, NO_FIRST_FRAME, NO_LAST_FRAME, NOT_READABLE, BAD_FRAMES)
+FROM_ZERO = "frames numbered from 0, not from 1"
+KINDS = (NO_FOLDER, NO_FIRST_FRAME, NO_LAST_FRAME, NOT_READABLE, BAD_FRAMES, FROM_ZERO)
 MISSING = KINDS[:4]  # those that --skip_missing leaves out
 ENOUGH = 0.9  # of the listed frames: the nearest ones can stand for the rest
 
@@ -155,6 +156,8 @@ def _advice(kinds: set[str]) -> str:
     advice = ["extract them again with ops/video_jpg.py", "correct the split files"]
     if NO_FIRST_FRAME in kinds:
         advice.append("say with --frame_template what the frames are called")
+    if FROM_ZERO in kinds:
+        advice.append("rename each frame to one number more, the last one first")
     if kinds.issubset(MISSING):
         advice.append("leave these videos out with --skip_missing")
     return ", ".join(advice[:-1]) + f", or {advice[-1]}"
@@ -247,6 +250,8 @@ def _look_at(config: DatasetConfig, annotations: Annotations, row: int) -> Probl
         folder, problem = other, _missing_end(other, config.template, listed, row)
     if problem is None or problem.kind == NO_FOLDER:
         return problem
+    if problem.kind == NO_LAST_FRAME and _is_frame(folder, config.template, 0):
+        return Problem(row, FROM_ZERO, f"{config.template.format(0)} is there, and not {problem.detail}")
     found = count_frames(folder, config.template, listed)
     return ShortVideo(row, found) if found >= ENOUGH * listed else problem
 

@@ -126,6 +126,21 @@ def test_frames_of_other_names_are_shown_with_the_option_that_tells_them(options
     assert call(main.main, *options, "--check_data", "--frame_template", "picture-image_{:05d}.jpg") == 0
 
 
+def test_frames_numbered_from_0_are_refused_with_what_to_do(options, dataset_folder, capsys):
+    for video in (dataset_folder / "frames").iterdir():
+        for number in range(1, FRAMES + 1):
+            frame(dataset_folder, video.name, number).rename(frame(dataset_folder, video.name, number - 1))
+    assert call(main.main, *options, "--skip_missing") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{data_check.FROM_ZERO}: 9 videos"
+    assert "image_00000.jpg is there, and not image_00008.jpg (the folder holds 8 files" in lines[1]
+    assert lines[-1].endswith("correct the split files, or rename each frame to one number more, the last one first")
+    frame(dataset_folder, "train0", FRAMES).touch()  # one frame more than listed, from 0 on
+    frame(dataset_folder, "train0", FRAMES).write_bytes(frame(dataset_folder, "train0", 0).read_bytes())
+    assert call(main.main, *options, "--check_data", "full") == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"{data_check.FROM_ZERO}: 8 videos"
+
+
 def test_remarks_on_the_lists_stand_at_the_start_of_the_log(options, dataset_folder, tmp_path):
     with open(dataset_folder / "train_split.txt", "a") as file:
         file.write("train0,8,0\nshort,2,0\nval1,8,1\n")

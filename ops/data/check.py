@@ -170,6 +170,11 @@ def _remarks(lists: Lists) -> list[str]:
         notes += [f"warning: {warning}" for warning in videos.warnings]
         if videos.left_out:
             notes.append(f"{videos.path}: {_count(videos.left_out, 'row')} with fewer than 3 frames left out")
+    if "train" in lists and not (lists["train"].labels == 0).any():
+        notes.append(
+            f"warning: {lists['train'].path}: no video has the label 0; labels count from 0, so where these count from "
+            "1, every video gets the name of the class after its own"
+        )
     if len(lists) > 1:
         in_train = set(lists["train"].names())
         both = [name for name in dict.fromkeys(lists["val"].names()) if name in in_train]

@@ -153,6 +153,18 @@ def test_remarks_on_the_lists_stand_at_the_start_of_the_log(options, dataset_fol
     assert "skip_missing" not in start and record(tmp_path)["left_out"] == {"train": 0, "val": 0}
 
 
+def test_a_training_split_without_the_first_label_is_a_warning(make_dataset, capsys):
+    folder = make_dataset({"a": [1], "b": [2, 3]}, {"c": [1]})
+    given = ["--dataset", "mine", "--data_dir", folder, "--check_data"]
+    assert call(main.main, *given) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and f"{folder}/train_split.txt: no video has the label 0" in warnings[0]
+    with open(folder / "train_split.txt", "a") as file:
+        file.write("b,8,0,1\n")
+    assert call(main.main, *given) == 0
+    assert "label 0" not in capsys.readouterr().out
+
+
 def test_a_good_video_costs_two_questions_to_the_file_system(dataset_folder, monkeypatch):
     config = get_dataset("mine", dataset_folder)
     annotations = read_annotations(config.val_split, ",", 4)

@@ -5,6 +5,7 @@ SIGTERM, 130 by Ctrl-C, 129 by a terminal that closes.
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -93,6 +94,9 @@ def run_entry(main: Callable[[], int | None]) -> None:
     wait_briefly()  # `main` loads torch, which reads it
     os.environ["MPLBACKEND"] = "agg"  # matplotlib refuses that of a notebook, and no window is opened here
     open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end the program
+            stream.reconfigure(errors="backslashreplace")
     for place, argument in enumerate(sys.argv):
         option, equals, value = argument.partition("=")  # shells leave the ~ of --option=~/folder alone
         if equals and option.startswith("--"):

@@ -87,3 +87,12 @@ def test_a_home_folder_that_the_shell_leaves_alone_is_found(monkeypatch):
     with pytest.raises(SystemExit):
         run_entry(lambda: seen.extend(sys.argv))
     assert seen == ["main.py", "--data_dir=/home/me/x", "--resume=/home/me", *given[3:]]
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_all_the_same():
+    code = "from ops.utils.errors import run_entry, UserError\ndef main():\n    print('f\\xfcnf \\udce9')\n"
+    code += "    raise UserError('caf\\udce9')\nrun_entry(main)"
+    for environment in ({"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, {"PYTHONIOENCODING": "utf-8"}):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True)
+        umlaut = b"\\xfc" if "LC_ALL" in environment else "ü".encode()
+        assert (done.stdout, done.stderr) == (b"f" + umlaut + b"nf \\udce9\n", b"error: caf\\udce9\n")

@@ -30,6 +30,8 @@ class Illustrator:
     ) -> None:
         self.class_names, self.images, self.clips = class_names, images, clips
         self.names = file_names(videos)
+        if clips and not _is_utf8(os.path.abspath(clips)):  # OpenCV crashes
+            raise UserError(f"{clips}: its full name has bytes that are not UTF-8; choose another folder for clips")
         if clips and not makes_h264():
             print(f"warning: {NOT_FOR_BROWSERS}", file=sys.stderr)
         for folder in filter(None, (images, clips)):
@@ -58,6 +60,10 @@ class Illustrator:
             except READING_ERRORS as error:
                 problem = f"no clip: {reason(error)}"
         return files, problem
+
+
+def _is_utf8(name: str) -> bool:
+    return name.encode(errors="ignore").decode() == name
 
 
 def file_names(videos: Sequence[Path]) -> dict[Path, str]:

@@ -93,7 +93,7 @@ class RunLogger:
         if self.active:
             with _writable(self.folder):
                 lines = [f"{name}: {value}\n" for name, value in sorted(options.items())]
-                (self.folder / "args.txt").write_text("".join(lines), encoding="utf-8")
+                (self.folder / "args.txt").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record, which holds `epoch`, to metrics.jsonl."""
@@ -161,7 +161,7 @@ class RunLogger:
             self._lock.close()
 
     def _log_file(self):
-        return open(self.folder / self.log_name, "a", encoding="utf-8")
+        return open(self.folder / self.log_name, "a", encoding="utf-8", errors="backslashreplace")
 
 
 def read_records(path: Path) -> Records:

@@ -75,3 +75,8 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
         Illustrator("abcd", [], tmp_path / "file", None)
+
+
+def test_a_folder_of_clips_whose_name_is_not_utf_8_is_one_line_and_no_crash(tmp_path):
+    with pytest.raises(UserError, match="bytes that are not UTF-8; choose another folder"):
+        Illustrator("abcd", [], None, tmp_path / "caf\udce9")

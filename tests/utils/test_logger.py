@@ -154,3 +154,13 @@ def test_only_a_training_hides_earlier_figures_in_tensorboard(tmp_path):
         logger.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert len(events.Scalars("train/metric")) == len(events.Scalars("early_exit/metric")) == 1
+
+
+def test_names_that_are_not_utf_8_are_logged_with_backslashes(tmp_path):
+    log = RunLogger(tmp_path, active=True)
+    log.line("frames in caf\udce9")
+    log.open("log.csv")
+    log.options({"data_dir": "caf\udce9"})
+    log.close()
+    assert (tmp_path / "log.csv").read_text() == "frames in caf\\udce9\n"
+    assert (tmp_path / "args.txt").read_text() == "data_dir: caf\\udce9\n"

@@ -136,6 +136,16 @@ def test_options_in_a_namespace_are_read_but_nothing_in_it_that_would_run_code(t
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_checkpoint_without_permission_says_so(tmp_path, monkeypatch):
+    def refuse(path, **settings):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    torch.save({"state_dict": {}}, tmp_path / "locked.pth.tar")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match=r"locked\.pth\.tar cannot be read .Permission denied.; check its permissions"):
+        checkpoint.read(tmp_path / "locked.pth.tar")
+
+
 def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
     (tmp_path / "text").write_text("not a checkpoint")
     (tmp_path / "empty").write_bytes(b"")

@@ -60,6 +60,8 @@ def read(path: Path) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error.strerror}); check its permissions") from error
     except Exception as error:  # unpicklers raise a dozen types on damaged bytes, IndexError and MemoryError among them
         raise UserError(f"{path} is not a checkpoint that can be read safely: {_reason(error)}") from error
     if not isinstance(content, Mapping) or "state_dict" not in content:

@@ -114,8 +114,9 @@ def run_entry(main: Callable[[], int | None]) -> None:
         tell("error: the program that read the output has ended; redirect the output to a file to keep it", sys.stderr)
         code = EXIT_WITH_FAILURES
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # which even a look whether a file is there raises
+        if error.errno not in (errno.ENAMETOOLONG, errno.EACCES):  # which even a look whether a file is there raises
             raise
-        tell(f"error: {error.strerror}: {error.filename}", sys.stderr)
+        advice = "; check its permissions" if error.errno == errno.EACCES else ""
+        tell(f"error: {error.strerror}: {error.filename}{advice}", sys.stderr)
         code = EXIT_WRONG_INPUT
     sys.exit(code or EXIT_DONE)

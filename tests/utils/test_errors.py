@@ -1,12 +1,13 @@
 """ops/utils/errors.py: what a user sees of a run that ends otherwise than planned."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from ops.utils.errors import EXIT_WITH_FAILURES, is_first_process, run_entry, wait_briefly
+from ops.utils.errors import EXIT_WITH_FAILURES, EXIT_WRONG_INPUT, is_first_process, run_entry, wait_briefly
 from tests.conftest import ROOT, the_error
 
 MANY_LINES = """
@@ -96,3 +97,14 @@ def test_names_that_the_terminal_cannot_show_are_printed_all_the_same():
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True)
         umlaut = b"\\xfc" if "LC_ALL" in environment else "ü".encode()
         assert (done.stdout, done.stderr) == (b"f" + umlaut + b"nf \\udce9\n", b"error: caf\\udce9\n")
+
+
+def test_a_missing_permission_is_one_line(capsys):
+    def main():
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/classInd.txt")
+
+    with pytest.raises(SystemExit) as left:
+        run_entry(main)
+    assert left.value.code == EXIT_WRONG_INPUT
+    line = "error: Permission denied: /data/classInd.txt; check its permissions"
+    assert the_error(capsys.readouterr().err) == line

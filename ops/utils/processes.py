@@ -133,6 +133,7 @@ def _serve(connection: Connection, work: Callable, initialise: Callable | None) 
         try:
             job = connection.recv()
         except (EOFError, OSError):  # no more jobs, or no parent
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # while Python ends, it would only complain of SystemExit
             return
         result = work(job, report)
         tell(False, pending)

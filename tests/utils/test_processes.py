@@ -1,5 +1,6 @@
 """Jobs spread over processes."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -87,3 +88,15 @@ def test_ctrl_c_while_processes_start_leaves_them_to_their_parent():
     connection.close()
     process.join()
     assert process.exitcode == 0
+
+
+def test_a_process_without_more_jobs_ends_quietly_on_a_signal():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    here, there = multiprocessing.Pipe()
+    here.close()
+    try:
+        processes._serve(there, double, None)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # nothing is raised where nothing can be tidied up
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

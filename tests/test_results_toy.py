@@ -9,12 +9,14 @@ import re
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import main
 import main_semiAMP
 import test_early_exit_uni_adafocus
 from ops import checkpoint
+from ops.early_exit.run import halves
 from ops.toy import dataset as toy_dataset
 from ops.toy import policies as policy_report
 from ops.toy import pretrain
@@ -22,7 +24,7 @@ from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.utils.errors import UserError
 from opts import build_parser, parse_options
 from results import demo, toy
-from results.toy import DEMO, PRESETS, PUBLISHED, goals, make_results, markdown, over_seeds
+from results.toy import DEMO, PRESETS, PUBLISHED, goals, make_results, markdown, over_seeds, settings_of
 from tests.conftest import ROOT, SMALL, call, the_error
 from tests.thin import no_pictures, thin_networks
 
@@ -80,14 +82,20 @@ def test_every_figure_of_the_page_comes_from_the_files_of_the_runs(made):
     results = json.loads((folder / "out" / "toy.json").read_text())
     run = folder / "log" / "seed_0" / RUN
     (seed,) = results["seeds"]
-    assert results["settings"] == {"data": DATA, "options": OPTIONS}
+    assert results["settings"] == {"data": DATA, "options": OPTIONS, "calibrate_on": "val_half"}
     assert seed["policies"] == json.loads((run / "policy_report.json").read_text())
     assert len(seed["ablation"]) == 9
     assert f"{seed['ablation'][0]['metric']:g}" == (run / "ablation.csv").read_text().splitlines()[1].split(",")[3]
     assert [point["p"] for point in seed["early_exit"]["entropy"]] == list(range(1, 20))
     shares = seed["early_exit"]["entropy"][9]
-    expected = sum(shares[f"exit_{number}"] * exit["metric"] for number, exit in enumerate(seed["fixed_exits"]))
+    expected = sum(shares[f"exit_{number}"] * exit["metric"] for number, exit in enumerate(seed["their_exits"]))
     assert shares["random_metric"] == pytest.approx(expected)
+    thresholds = json.loads((run / "early_exit_entropy.json").read_text())
+    assert thresholds["calibrated_on"] == "val_half"
+    with np.load(run / "exit_logits.npz") as kept:  # four videos, of which two are evaluated
+        right = kept["val_logits"].argmax(2) == kept["val_labels"][:, :1]
+    assert [exit["metric"] for exit in seed["fixed_exits"]] == (100 * right.mean(0)).tolist()
+    assert [exit["metric"] for exit in seed["their_exits"]] == (100 * right[halves(4)[1]].mean(0)).tolist()
     # Leaving at the last exit is the plain network.
     assert seed["fixed_exits"][-1]["metric"] == pytest.approx(seed["ablation"][0]["metric"], abs=1e-3)
     assert seed["fixed_exits"][-1]["gflops"] == pytest.approx(seed["ablation"][0]["gflops"], rel=1e-4)
@@ -167,8 +175,9 @@ def _as_wanted(run, final, random=80.0):
     for row in run["ablation"]:
         learned = row["patch_policy"] == row["frame_policy"] == "learned"
         row["metric"] = final if learned else (random if row["patch_policy"] == "random" else 80.0)
-    for exit, metric in zip(run["fixed_exits"], (70.0, 85.0, final), strict=True):
-        exit["metric"] = metric
+    for exits in (run["fixed_exits"], run["their_exits"]):
+        for exit, metric in zip(exits, (70.0, 85.0, final), strict=True):
+            exit["metric"] = metric
     for points in run["early_exit"].values():
         for point in points:
             point |= {"gflops": 0.5 * run["fixed_exits"][-1]["gflops"], "metric": final, "random_metric": final - 1}
@@ -217,7 +226,7 @@ def test_a_step_that_fails_says_which_and_why_and_leaves_no_page(tmp_path, capsy
 def test_the_page_in_the_repository_is_that_of_its_figures(preset):
     figures = ROOT / "results" / f"{preset.files}.json"
     results = json.loads(figures.read_text())
-    assert results["settings"] == {"data": preset.data, "options": preset.options}
+    assert results["settings"] == settings_of(preset)
     assert markdown(results, preset) == figures.with_suffix(".md").read_text()
 
 
@@ -226,7 +235,7 @@ def test_results_at_the_published_sizes_have_files_of_their_own_which_say_so(mad
     folder, _ = made
     steps = in_this_process(monkeypatch)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)))
-    published = replace(PUBLISHED, data=DATA, options=OPTIONS)
+    published = replace(PUBLISHED, data=DATA, options=OPTIONS, calibrate_on=DEMO.calibrate_on)
     monkeypatch.setitem(PRESETS, "published", published)
     places = ["--data_dir", folder / "data", "--root_log", folder / "log", "--out", tmp_path]
     assert call(toy.main, "--sizes", "published", "--seeds", 1, *places) == 0

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -24,6 +25,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # bits are promised on CPUs; 
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # for processes to come: freed memory is kept, not cleared and asked for
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
 
+gc.disable()  # looking for garbage in what is being imported takes longer than it is worth
+
 import cv2
 import numpy as np
 import pytest
@@ -35,6 +38,9 @@ from ops.utils import distributed
 from ops.utils.errors import run_entry
 from tests import thin
 from tests.reference import recipe
+
+gc.enable()
+gc.freeze()  # nobody goes through a million objects that stay, or copies them in forked processes by doing so
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "tests" / "reference"
@@ -121,6 +127,21 @@ def replace_cudnn(patch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that two processes that take one file after another end together."""
     items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
+
+def pytest_collection_finish() -> None:
+    """What the test files have imported stays as well."""
+    gc.freeze()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A test's networks are gone at its end, rather than several tests later: the memory of one does for the next, and
+    memory that is new to a process is slow to get."""
+    yield
+    gc.collect()
+    if nextitem is None or nextitem.path != item.path:
+        gc.freeze()  # what this file's tests have imported
 
 
 @pytest.fixture(autouse=True)

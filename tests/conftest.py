@@ -53,6 +53,7 @@ SLOW_FILES = {
     "test_docs_fine_tuning.py", "test_resume.py", "test_uni_adafocus.py", "test_main.py", "test_whole_runs.py",
     "test_inference.py", "test_benchmark_baseline.py", "test_benchmark_training_curve.py",
 }  # fmt: skip
+IN_FORKS = ["--run-path", "--start-method=fork"]  # PyTorch's launchers start no Python: forks of theirs run the script
 THIN = ["-m", "tests.thin"]  # before the name of a script, for a process: as the fixtures thin_networks and no_pictures
 
 
@@ -330,11 +331,6 @@ def _print_to(out: Path, err: Path, work: Callable[[], None]) -> None:
     os.dup2(sys.stderr.fileno(), 2)
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
     work()
-
-
-def launcher(*options: str) -> list[str]:
-    """The beginning of a command that starts two processes, with a port that is free."""
-    return ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", *options]
 
 
 def free_port() -> int:

@@ -17,7 +17,18 @@ from models.uni_adafocus import UniAdaFocus
 from ops import engine
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches
-from tests.conftest import SMALL, SMALL_OPTIONS, THIN, call, call_together, free_port, run_script, the_error
+from tests.conftest import (
+    IN_FORKS,
+    SMALL,
+    SMALL_OPTIONS,
+    THIN,
+    call,
+    call_together,
+    free_port,
+    run_forked,
+    run_script,
+    the_error,
+)
 
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 
@@ -160,18 +171,16 @@ def test_an_evaluation_sees_fixed_frames_and_the_centre_in_the_pixels_of_the_dec
 
 
 def test_two_nodes_train_together_through_the_published_launcher(options, tmp_path):
-    """Two launchers, as on two machines, over the loopback interface."""
-    launcher = ["-m", "torch.distributed.launch", "--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
-    launcher += [f"--master_port={free_port()}"]
+    """Two launchers, as on two machines, over the loopback interface: one word for word, the other by its old name."""
+    nodes = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    program = tmp_path / "second.py"
+    program.write_text("import main\nassert main.main() == 0\n")  # the launcher waits for one that leaves by `sys.exit`
+    run = [*options, "--epochs", 1]
     with ThreadPoolExecutor() as pool:
-        nodes = [
-            pool.submit(
-                run_script, "main.py", *options, "--epochs", 1,
-                launcher=[*launcher, f"--node_rank={node}", *THIN],
-            )
-            for node in range(2)
-        ]  # fmt: skip
-        first, second = (node.result() for node in nodes)
+        launcher = ["-m", "torch.distributed.run", *nodes, "--node_rank=0", *THIN]
+        starting = pool.submit(run_script, "main.py", *run, launcher=launcher)
+        second = run_forked("-m", "torch.distributed.launch", *nodes, "--node_rank=1", *IN_FORKS, program, *run)
+        first = starting.result()
     assert "2 process(es) on cpu, batch 2" in first.stdout and "Done: best" in first.stdout
     assert first.stdout.count("Testing Results:") == 1 and second.stdout == ""
     assert "setup.py" not in first.stderr  # PyTorch warns of what it has renamed

@@ -7,22 +7,23 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from torch.distributed import run as torchrun
 
 import main
 import main_semiAMP
 from ops import checkpoint
 from ops.utils.files import remove_leftovers
 from tests.conftest import (
+    IN_FORKS,
     ROOT,
     SMALL_OPTIONS,
     call,
     call_together,
-    launcher,
+    free_port,
     run_forked,
     the_error,
     write_small_dataset,
@@ -267,26 +268,36 @@ with thin_networks(), no_pictures():
 """
 
 
+def _launch(arguments: list[str]) -> None:
+    """`torchrun arguments`, in a process group of its own; as a command of its own it is in test_main.py."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    os.chdir(ROOT)
+    torchrun.main(arguments)
+
+
 def test_the_launcher_starts_a_killed_process_again_and_stopped_by_it_two_go_on_exactly(run_of_two, tmp_path):
     options, whole = run_of_two
     log = tmp_path / "parts" / FOLDER / "log.csv"
     script, marker = tmp_path / "killing.py", tmp_path / "killed"
     script.write_text(KILL_ONE.format(root=str(ROOT), marker=str(marker)))
     parts = ["--root_log", str(tmp_path / "parts"), "--resume", "auto"]
-    started = [sys.executable, *launcher("--max-restarts=1"), str(script), *map(str, options), *parts]
-    run = subprocess.Popen(
-        [*started, "--save_freq", "1", "--workers", "2"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while run.poll() is None and not (log.exists() and "Epoch: [0][1/2]" in log.read_text()):
-        time.sleep(0.05)
-    assert marker.exists()
-    os.killpg(run.pid, signal.SIGTERM)  # as torchrun's own launchers and Slurm do: data workers hear it too
-    assert run.wait(120) != 0
+    launched = ["--nproc_per_node=2", f"--master_port={free_port()}", "--max-restarts=1", *IN_FORKS, script]
+    arguments = [str(word) for word in (*launched, *options, *parts, "--save_freq", 1, "--workers", 2)]
+    run = multiprocessing.get_context("fork").Process(target=_launch, args=(arguments,))
+    run.start()
+    try:
+        while run.is_alive() and not (log.exists() and "Epoch: [0][1/2]" in log.read_text()):
+            time.sleep(0.05)
+        assert marker.exists()
+        os.killpg(run.pid, signal.SIGTERM)  # as torchrun's own launchers and Slurm do: data workers hear it too
+        run.join(120)
+        assert run.exitcode not in (None, 0)
+    finally:
+        run.kill()  # does nothing to one that has ended
     assert "stopped by signal 15" in log.read_text()
     resumed = call_together(main.main, *options, *parts)
     assert "2 process(es) on cpu, batch 2" in resumed.stdout and "Done: best" in resumed.stdout

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # bits are promised on CPUs; see test_cuda_without_gpu.py
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # for processes to come: freed memory is kept, not cleared and asked for
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")  # with no cache, finding out takes as long as compiling
 
 gc.disable()  # looking for garbage in what is being imported takes longer than it is worth
 

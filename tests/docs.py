@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.shared import ROOT
 
 DOCUMENTS = [
     ROOT / "README.md",

@@ -42,7 +42,8 @@ from ops.utils.files import remove_leftovers
 from ops.utils.logger import RunLogger
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
-from tests.conftest import SMALL, Ended, call_together, run_forked, thin_reference_model, write_small_dataset
+from tests.environment import set_defaults
+from tests.shared import SMALL, Ended, call_together, run_forked, thin_reference_model, write_small_dataset
 from tests.test_resume import FOLDER, _weights, run_options
 from tests.thin import no_pictures, thin_networks
 from tests.videos import make_video
@@ -290,6 +291,7 @@ def try_all(home: Path) -> int:
 
 
 if __name__ == "__main__":
+    set_defaults()
     distributed.PATIENCE = 1.0
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary, thin_networks(), no_pictures():

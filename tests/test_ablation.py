@@ -14,7 +14,7 @@ from models import ablation as policies
 from models.uni_adafocus import UniAdaFocus
 from ops.flops import exit_gflops
 from opts import add_ablation_options, build_parser, parse_options
-from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
+from tests.shared import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
 from tests.thin import thin_networks
 
 RUN = "UniAdaFocus_mine_mbv2_segment6_e50"

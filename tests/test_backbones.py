@@ -17,7 +17,7 @@ from models.backbones import (
 from models.uni_adafocus import UniAdaFocus
 from ops.inference import prepare_for_inference
 from ops.losses import training_losses
-from tests.conftest import SMALL
+from tests.shared import SMALL
 
 
 @pytest.fixture(scope="module")

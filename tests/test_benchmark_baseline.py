@@ -12,7 +12,7 @@ from benchmarks import baseline, gpu, yardstick
 from benchmarks.measuring import largest_difference
 from models.uni_adafocus import UniAdaFocus
 from ops.optim import build_optimizer
-from tests.conftest import SMALL, call, the_error
+from tests.shared import SMALL, call, the_error
 
 SIZES = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))] + ["--classes", "4"]
 CPU = torch.device("cpu")

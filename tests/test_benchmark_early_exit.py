@@ -10,7 +10,7 @@ import torch
 from benchmarks import early_exit
 from benchmarks.early_exit import joined, main, thresholds_for, videos_per_exit
 from ops.early_exit.curve import exit_decisions
-from tests.conftest import SMALL, call, the_error
+from tests.shared import SMALL, call, the_error
 
 
 def test_a_small_benchmark_agrees_with_the_simulation(thin_networks, capsys):

@@ -3,7 +3,7 @@
 import re
 
 from benchmarks import loading
-from tests.conftest import call
+from tests.shared import call
 
 
 def test_clips_are_compared_with_the_published_pipeline_and_lists_are_read(monkeypatch, capsys):

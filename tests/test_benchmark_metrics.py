@@ -9,7 +9,7 @@ import torch
 from benchmarks import metrics, table
 from benchmarks.metrics import published_average_precision, random_labels
 from ops.metrics import mean_average_precision
-from tests.conftest import call, the_error
+from tests.shared import call, the_error
 
 SIZES = {"videos": 60, "classes": 5, "train_videos": 40, "val_videos": 30, "exits": 3, "exit_classes": 4}
 

@@ -17,7 +17,7 @@ from ops import checkpoint
 from ops.engine import TrainingState
 from ops.optim import build_optimizer
 from ops.utils.errors import UserError
-from tests.conftest import SMALL
+from tests.shared import SMALL
 
 RATIOS = {"temporal_lr_ratio": 0.2, "stn_lr_ratio": 0.2, "global_lr_ratio": 0.5, "classifier_lr_ratio": 20.0}
 

@@ -10,7 +10,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.checkpoint import Checkpoint
 from ops.checkpoint_settings import PUBLISHED, model_of_checkpoint, settings_of_checkpoint, sizes_of_tensors
 from ops.utils.errors import UserError
-from tests.conftest import SMALL
+from tests.shared import SMALL
 
 PATH = Path("some.pth.tar")
 ODD = {

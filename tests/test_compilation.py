@@ -16,7 +16,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.inference import InferenceNetwork, prepare_for_inference
 from ops.setup import check_compiler, compile_backbones
-from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
+from tests.shared import SMALL, SMALL_OPTIONS, call, the_error
 from tests.thin import thin_networks
 
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ from ops.losses import training_losses
 from ops.metrics import training_accuracy
 from ops.stepwise import stepwise
 from ops.toy import pretrain
-from tests.conftest import SMALL, replace_cudnn, thin_reference_model
+from tests.shared import SMALL, replace_cudnn, thin_reference_model
 
 ON_GPU = torch.cuda.is_available()
 SHAPE = (2, SMALL["num_segments"], 3, SMALL["input_size"], SMALL["input_size"])

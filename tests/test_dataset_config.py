@@ -8,7 +8,7 @@ import pytest
 
 from dataset_config import BUILT_IN, COMMON_TEMPLATES, find_frames, get_dataset, read_classes
 from ops.utils.errors import UserError
-from tests.conftest import ROOT
+from tests.shared import ROOT
 
 
 def write_dataset(

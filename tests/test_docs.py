@@ -15,8 +15,8 @@ from torch.distributed.run import get_args_parser as launcher_parser
 
 import opts
 from models.uni_adafocus import UniAdaFocus
-from tests.conftest import REFERENCE, ROOT, SMALL
 from tests.docs import DOCUMENTS, code_spans, commands, document, fences, relative_name, without_fences
+from tests.shared import REFERENCE, ROOT, SMALL
 
 LONGEST_README = 150  # lines
 ONE_PARSER = ("main", "main_semiAMP", "test_early_exit_uni_adafocus")  # these share `opts.parse_options`

@@ -8,8 +8,8 @@ import pytest
 
 import main
 from dataset_config import BUILT_IN
-from tests.conftest import SMALL_OPTIONS, call, run_forked
 from tests.docs import commands, document, fences, without_digits
+from tests.shared import SMALL_OPTIONS, call, run_forked
 from tests.videos import make_video
 
 RATE, SECONDS = 10, 4  # of the small videos

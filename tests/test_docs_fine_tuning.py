@@ -10,9 +10,9 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops.toy.scene import CLASS_NAMES, draw_video
-from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_forked
 from tests.docs import commands as commands_of
 from tests.docs import document, section
+from tests.shared import ROOT, SMALL, SMALL_OPTIONS, run_forked
 from tests.thin import thin_networks
 
 PUBLISHED_RUN, SMALL_RUN = "UniAdaFocus_mine_mbv2_segment48_e20", "UniAdaFocus_mine_mbv2_segment6_e1"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models.uni_adafocus import UniAdaFocus
-from tests.conftest import ROOT, SMALL, SMALL_OPTIONS, run_forked, write_dataset
 from tests.docs import commands, document, fences, section, without_digits
+from tests.shared import ROOT, SMALL, SMALL_OPTIONS, run_forked, write_dataset
 from tests.videos import make_video
 
 SMALLER = {  # options that come last win; a published checkpoint does not tell predict.py these two

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.conftest import ROOT, SMALL_OPTIONS, run_forked
 from tests.docs import commands, document, fences, section, without_digits
+from tests.shared import ROOT, SMALL_OPTIONS, run_forked
 from tests.thin import thin_networks
 
 DEFAULT_RUN, SMALL_RUN = "UniAdaFocus_toy_mbv2_segment20_e3", "UniAdaFocus_toy_mbv2_segment6_e1"

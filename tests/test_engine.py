@@ -24,7 +24,7 @@ from ops.metrics import training_accuracy
 from ops.setup import wrap
 from ops.utils import distributed
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, call_together, random_output, reference_weights
+from tests.shared import SMALL, call_together, random_output, reference_weights
 
 
 @pytest.fixture

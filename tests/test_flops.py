@@ -8,7 +8,7 @@ import torch
 
 from models.uni_adafocus import UniAdaFocus
 from ops.flops import exit_gflops, part_gflops
-from tests.conftest import REFERENCE, SMALL
+from tests.shared import REFERENCE, SMALL
 
 
 @pytest.mark.parametrize("patch_size", [96, 128, 160, 192])

@@ -20,7 +20,7 @@ from ops.inference import (
     prepare_for_inference,
 )
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, reference_weights, replace_cudnn, torch_threads
+from tests.shared import SMALL, reference_weights, replace_cudnn, torch_threads
 
 
 @pytest.fixture(scope="module", params=["mbv2", "res50"])

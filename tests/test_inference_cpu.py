@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ops.inference_cpu import side_by_side
-from tests.conftest import torch_threads
+from tests.shared import torch_threads
 
 
 @pytest.fixture(autouse=True)

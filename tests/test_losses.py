@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from models.uni_adafocus import TrainingOutput
 from ops.losses import LOSS_NAMES, training_losses
-from tests.conftest import random_output
+from tests.shared import random_output
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import engine
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import TrainingBatches
-from tests.conftest import (
+from tests.shared import (
     IN_FORKS,
     SMALL,
     SMALL_OPTIONS,

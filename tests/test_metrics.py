@@ -16,8 +16,8 @@ from ops.metrics import (
     step_mean,
     training_accuracy,
 )
-from tests.conftest import REFERENCE
 from tests.reference.recipe import _uniform
+from tests.shared import REFERENCE
 
 
 @pytest.fixture(scope="module")

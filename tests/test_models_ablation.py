@@ -17,7 +17,7 @@ from models.ablation import (
 )
 from models.spatial_policy import actions_to_boxes
 from models.uni_adafocus import UniAdaFocus
-from tests.conftest import SMALL, thin_reference_model
+from tests.shared import SMALL, thin_reference_model
 
 PAIRS = [Policies(*pair) for pair in product(PATCH_POLICIES, FRAME_POLICIES)]
 VIDEOS = torch.tensor([4, 7])

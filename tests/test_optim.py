@@ -9,7 +9,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.engine import TrainingState
 from ops.optim import build_optimizer, learning_rate, set_learning_rate
-from tests.conftest import SMALL
+from tests.shared import SMALL
 
 
 def test_cosine_starts_at_the_rate_and_nears_zero():

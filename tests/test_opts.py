@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from opts import TOY_DEFAULTS, build_parser, parse_options
-from tests.conftest import REFERENCE, call, run_script, the_error
+from tests.shared import REFERENCE, call, run_script, the_error
 
 
 def parse(text: str):

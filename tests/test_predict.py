@@ -29,7 +29,7 @@ from ops.utils.errors import UserError
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import VideoFile
-from tests.conftest import SMALL, call, reference_weights, run_script, the_error
+from tests.shared import SMALL, call, reference_weights, run_script, the_error
 from tests.thin import thin_networks
 from tests.videos import make_colourful_video
 

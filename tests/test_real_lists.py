@@ -15,7 +15,7 @@ import test_early_exit_uni_adafocus
 from dataset_config import get_dataset
 from ops.data import check as data_check
 from ops.data.annotations import read_annotations
-from tests.conftest import SMALL_OPTIONS, call, write_frames
+from tests.shared import SMALL_OPTIONS, call, write_frames
 
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")
 ACTIVITYNET_CLASSES = "0,Applying sunscreen\n1,Archery\n2,Arm wrestling\n3,Assembling bicycle\n"

@@ -25,7 +25,7 @@ from ops.utils.errors import UserError
 from opts import build_parser, parse_options
 from results import demo, toy
 from results.toy import DEMO, PRESETS, PUBLISHED, goals, make_results, markdown, over_seeds, settings_of
-from tests.conftest import ROOT, SMALL, call, the_error
+from tests.shared import ROOT, SMALL, call, the_error
 from tests.thin import no_pictures, thin_networks
 
 DATA = {"num_train": 4, "num_val": 4, "num_classes": 2, "frames": 12, "height": 64, "width": 64}

@@ -18,7 +18,7 @@ import main
 import main_semiAMP
 from ops import checkpoint
 from ops.utils.files import remove_leftovers
-from tests.conftest import (
+from tests.shared import (
     IN_FORKS,
     ROOT,
     SMALL_OPTIONS,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.shared import ROOT
 
 # From the top: a module may import from its own floor and from those below. A name without a dot is a whole room.
 FLOORS = (

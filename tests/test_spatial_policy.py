@@ -11,8 +11,8 @@ from models.spatial_policy import (
     cut_map_windows,
     cut_patches,
 )
-from tests.conftest import REFERENCE
 from tests.reference import recipe
+from tests.shared import REFERENCE
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import test_early_exit_uni_adafocus
 from models.uni_adafocus import UniAdaFocus
 from ops.flops import exit_gflops
 from ops.summary import summary_parts, training_heads
-from tests.conftest import SMALL, call, the_error
+from tests.shared import SMALL, call, the_error
 
 SCRIPTS = (main, main_semiAMP, test_early_exit_uni_adafocus)
 

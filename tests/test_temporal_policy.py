@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.temporal_policy import expected_logits, sample_focus_frames
-from tests.conftest import REFERENCE
+from tests.shared import REFERENCE
 
 
 @pytest.mark.parametrize("case", range(4))

@@ -22,7 +22,7 @@ from ops.early_exit.curve import exit_thresholds
 from ops.early_exit.run import halves
 from ops.stepwise import stepwise
 from ops.utils.signals import StopRequest
-from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
+from tests.shared import SMALL, SMALL_OPTIONS, call, call_together, reference_weights, the_error, write_frames
 from tests.test_resume import stop_with_workers
 from tests.thin import thin_networks
 from tests.utils.test_logger import another_run_in

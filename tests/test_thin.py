@@ -1,7 +1,7 @@
 """Thin networks are thin: where a builder is no longer reached, tests would be right but slow."""
 
 from models.uni_adafocus import UniAdaFocus
-from tests.conftest import SMALL
+from tests.shared import SMALL
 
 
 def test_thin_networks_are_thin(thin_networks):

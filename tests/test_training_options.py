@@ -13,7 +13,7 @@ from ops.runner import evaluation_is_due, line_on_waiting
 from ops.setup import build_model, train_in_half
 from ops.utils.errors import UserError
 from opts import build_parser, parse_options
-from tests.conftest import SMALL_OPTIONS, call, call_together, the_error
+from tests.shared import SMALL_OPTIONS, call, call_together, the_error
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e1"
 pytestmark = pytest.mark.usefixtures("thin_networks", "no_pictures")

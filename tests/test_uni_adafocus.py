@@ -12,7 +12,7 @@ from models.spatial_policy import actions_for_all_frames, actions_to_boxes
 from models.uni_adafocus import IMAGENET_MEAN, IMAGENET_STD, Decision, Glance, TrainingOutput, UniAdaFocus
 from ops.losses import training_losses
 from ops.optim import build_optimizer
-from tests.conftest import REFERENCE, SMALL, reference_clips, reference_weights
+from tests.shared import REFERENCE, SMALL, reference_clips, reference_weights
 
 
 @pytest.mark.parametrize("file", ["eval_actnet_p128.npz", "eval_small_p96.npz"])

@@ -20,7 +20,7 @@ from ops.video.frame_folders import (
 from ops.video.opencv import scaled_size
 from ops.video.plan import plan
 from ops.video_jpg import extract_videos, main
-from tests.conftest import ROOT, call, run_script, the_error
+from tests.shared import ROOT, call, run_script, the_error
 from tests.videos import frame_number, make_video, set_durations
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import main
-from tests.conftest import SMALL_OPTIONS, call, run_script
+from tests.shared import SMALL_OPTIONS, call, run_script
 
 FILES = {
     ".lock",

@@ -16,7 +16,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.data import check as data_check
 from ops.data.annotations import read_annotations
 from ops.data.dataset import VideoDataset
-from tests.conftest import SMALL, SMALL_OPTIONS, call, call_together
+from tests.shared import SMALL, SMALL_OPTIONS, call, call_together
 
 FRAMES = 8  # listed, of each video
 RUN = "log/UniAdaFocus_mine_mbv2_segment6_e1"

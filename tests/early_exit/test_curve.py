@@ -8,8 +8,8 @@ import torch
 
 from ops.early_exit import CRITERIA, criterion_values, exit_curve, exit_decisions
 from ops.early_exit.curve import exit_thresholds
-from tests.conftest import REFERENCE
 from tests.reference.recipe import _uniform
+from tests.shared import REFERENCE
 
 EXITS, CLASSES = 17, 20
 

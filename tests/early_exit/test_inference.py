@@ -15,7 +15,7 @@ from ops.early_exit.inference import EarlyExitInference, joined
 from ops.inference import prepare_for_inference
 from ops.report.inspection import InspectionTrace, inspect_videos
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, reference_weights
+from tests.shared import SMALL, reference_weights
 from tests.thin import thin_networks
 
 VIDEOS = 9

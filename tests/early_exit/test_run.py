@@ -11,7 +11,7 @@ from ops.early_exit.run import curve_table, halves, published_figures
 from ops.flops import cost_table
 from ops.metrics import main_metric
 from opts import add_early_exit_options, build_parser, parse_options
-from tests.conftest import REFERENCE
+from tests.shared import REFERENCE
 
 
 def published_options(*changes: str):

@@ -11,7 +11,7 @@ from models.uni_adafocus import UniAdaFocus
 from ops.early_exit.curve import ExitCurves, ExitPoint, compute_curves
 from ops.early_exit.thresholds import Weights, read_thresholds, write_curve, write_thresholds
 from ops.utils.errors import UserError
-from tests.conftest import SMALL
+from tests.shared import SMALL
 
 
 @pytest.fixture

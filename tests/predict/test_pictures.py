@@ -12,7 +12,7 @@ from ops.report.inspection import Inspection, inspect_videos
 from ops.utils.errors import UserError
 from ops.video.errors import VideoError
 from ops.video.frames import FrameFolder, VideoFile
-from tests.conftest import write_frames
+from tests.shared import write_frames
 from tests.videos import make_colourful_video
 
 

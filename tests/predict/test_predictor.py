@@ -23,7 +23,7 @@ from ops.predict.predictor import Failure, Prediction, Predictor
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import VideoFile
-from tests.conftest import SMALL, thin_reference_model
+from tests.shared import SMALL, thin_reference_model
 from tests.videos import make_colourful_video
 
 VIDEOS = 7

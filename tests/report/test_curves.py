@@ -11,7 +11,7 @@ from ops.losses import LOSS_NAMES
 from ops.report.curves import curves_figure, draw_run, main, metric_names
 from ops.utils.errors import UserError
 from ops.utils.logger import read_records
-from tests.conftest import ROOT, call, run_script, the_error
+from tests.shared import ROOT, call, run_script, the_error
 
 
 def records(epochs: int = 4, metric: str = "accuracy") -> list[dict]:

@@ -13,7 +13,7 @@ from ops.data.sources import ClipFrames
 from ops.inference import prepare_for_inference
 from ops.report.inspection import inspect_videos
 from ops.utils.errors import UserError
-from tests.conftest import SMALL, thin_reference_model
+from tests.shared import SMALL, thin_reference_model
 
 VIDEOS = 4
 

@@ -19,7 +19,7 @@ from ops.inference import check_precision
 from ops.report.outputs import show_in_tensorboard, spread_rows
 from ops.utils.errors import UserError
 from ops.utils.logger import RunLogger, set_earlier_run_aside
-from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error, write_frames
+from tests.shared import SMALL, SMALL_OPTIONS, call, the_error, write_frames
 from tests.thin import thin_networks
 
 FOLDER = "UniAdaFocus_mine_mbv2_segment6_e2"

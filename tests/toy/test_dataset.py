@@ -14,7 +14,7 @@ from ops.toy import dataset as toy_dataset
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.scene import CLASSES, draw_video
 from ops.utils.errors import UserError
-from tests.conftest import call, the_error
+from tests.shared import call, the_error
 
 TINY = ToySettings(num_train=4, num_val=3, num_classes=3, frames=10, height=64, width=80, seed=5)
 TINIER = ToySettings(num_train=1, num_val=1, frames=8, height=48, width=64)

@@ -12,7 +12,7 @@ from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.policies import PATCHES, area, intersection, main, patches_of, policy_report
 from ops.toy.truth import ToyTruth, box_in_square
 from ops.utils.errors import UserError
-from tests.conftest import call, the_error, thin_reference_model
+from tests.shared import call, the_error, thin_reference_model
 
 SIZES = {"num_segments": 16, "num_glance_segments": 4, "num_focus_segments": 2, "patch_size": 32, "input_size": 64}
 pytestmark = pytest.mark.usefixtures("thin_networks")

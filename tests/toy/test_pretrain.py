@@ -12,7 +12,7 @@ from ops.toy import pretrain
 from ops.toy.dataset import ToySettings, make_toy_dataset
 from ops.toy.scene import CLASSES
 from ops.toy.stills import draw_stills
-from tests.conftest import SMALL, SMALL_OPTIONS, call, the_error
+from tests.shared import SMALL, SMALL_OPTIONS, call, the_error
 
 
 def test_tiles_without_a_badge_have_no_class_to_name():

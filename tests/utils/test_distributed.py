@@ -5,7 +5,7 @@ import torch
 
 from ops.utils import distributed
 from ops.utils.errors import UserError
-from tests.conftest import call_together, the_error
+from tests.shared import call_together, the_error
 
 
 def exchange(arguments) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ops.utils.errors import EXIT_WITH_FAILURES, EXIT_WRONG_INPUT, is_first_process, run_entry, wait_briefly
-from tests.conftest import ROOT, the_error
+from tests.shared import ROOT, the_error
 
 MANY_LINES = """
 from ops.utils.errors import run_entry

@@ -12,7 +12,7 @@ import main
 from ops import engine
 from ops.utils import distributed, faults
 from ops.utils.errors import UserError
-from tests.conftest import SMALL_OPTIONS, call_together, the_error
+from tests.shared import SMALL_OPTIONS, call_together, the_error
 
 OPTIONS = argparse.Namespace(batch_size=32, patch_size=128, num_segments=48, evaluate=False)
 

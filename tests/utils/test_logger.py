@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ops.utils.errors import UserError
 from ops.utils.logger import RunLogger, set_earlier_run_aside
-from tests.conftest import ROOT
+from tests.shared import ROOT
 
 
 def test_lines_go_to_the_console_and_the_log(tmp_path, capsys):

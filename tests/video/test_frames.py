@@ -13,7 +13,7 @@ from ops.video.errors import VideoError
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import FrameFolder, VideoFile
 from ops.video.opencv import PlainVideo
-from tests.conftest import write_frames
+from tests.shared import write_frames
 from tests.videos import frame_number, make_video, set_durations, set_edit
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")

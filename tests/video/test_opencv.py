@@ -12,7 +12,7 @@ import pytest
 from ops.video import opencv
 from ops.video.errors import INSTALL_FFMPEG, NotPlain, VideoError
 from ops.video.opencv import PlainVideo
-from tests.conftest import ROOT
+from tests.shared import ROOT
 from tests.videos import frame_number, make_video, set_durations, set_edit
 
 INTERLACED = [Path(__file__).parent / name for name in ("interlaced_mpeg2.mkv", "interlaced_h264.mp4")]

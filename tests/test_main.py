@@ -171,15 +171,15 @@ def test_an_evaluation_sees_fixed_frames_and_the_centre_in_the_pixels_of_the_dec
 
 
 def test_two_nodes_train_together_through_the_published_launcher(options, tmp_path):
-    """Two launchers, as on two machines, over the loopback interface: one word for word, the other by its old name."""
+    """Two launchers, as on two machines, over the loopback interface: one as published, the other by its new name."""
     nodes = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
     program = tmp_path / "second.py"
     program.write_text("import main\nassert main.main() == 0\n")  # the launcher waits for one that leaves by `sys.exit`
     run = [*options, "--epochs", 1]
     with ThreadPoolExecutor() as pool:
-        launcher = ["-m", "torch.distributed.run", *nodes, "--node_rank=0", *THIN]
+        launcher = ["-m", "torch.distributed.launch", *nodes, "--node_rank=0", *THIN]
         starting = pool.submit(run_script, "main.py", *run, launcher=launcher)
-        second = run_forked("-m", "torch.distributed.launch", *nodes, "--node_rank=1", *IN_FORKS, program, *run)
+        second = run_forked("-m", "torch.distributed.run", *nodes, "--node_rank=1", *IN_FORKS, program, *run)
         first = starting.result()
     assert "2 process(es) on cpu, batch 2" in first.stdout and "Done: best" in first.stdout
     assert first.stdout.count("Testing Results:") == 1 and second.stdout == ""

@@ -58,8 +58,10 @@ def tell(text: str, stream: TextIO) -> None:
     or the program behind a pipe can have ended (with Ctrl-C, `tee` does)."""
     try:
         print(text, file=stream, flush=True)
-    except (OSError, ValueError, RuntimeError):  # the last one: of a signal that came while a line was printed
+    except OSError:
         discard(stream)
+    except RuntimeError:  # in a signal's handler, where the signal came while another line was being printed
+        return
 
 
 def discard(stream: TextIO) -> None:

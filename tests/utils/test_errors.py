@@ -1,13 +1,14 @@
 """ops/utils/errors.py: what a user sees of a run that ends otherwise than planned."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
 
 import pytest
 
-from ops.utils.errors import EXIT_WITH_FAILURES, EXIT_WRONG_INPUT, is_first_process, run_entry, wait_briefly
+from ops.utils.errors import EXIT_WITH_FAILURES, EXIT_WRONG_INPUT, is_first_process, run_entry, tell, wait_briefly
 from tests.shared import ROOT, the_error
 
 MANY_LINES = """
@@ -63,6 +64,17 @@ def test_one_process_is_the_first_whatever_a_launcher_has_left_in_the_environmen
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_first_process() == first
+
+
+def test_a_line_that_a_signal_would_put_into_another_is_left_out():
+    class Busy(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("reentrant call")
+
+        def fileno(self):
+            pytest.fail("later lines are to be seen")
+
+    tell("SIGTERM: finishing this step", Busy())
 
 
 def test_threads_are_told_to_wait_briefly_before_main_loads_torch(monkeypatch):

@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 from ops.utils.errors import UserError
+from ops.utils.processes import WorkerDied
 from ops.video.ffmpeg import published_command, run_published
 from ops.video.frame_folders import (
     FrameSettings,
@@ -18,7 +19,7 @@ from ops.video.frame_folders import (
     _unfinished_mark,
 )
 from ops.video.opencv import scaled_size
-from ops.video.plan import plan
+from ops.video.plan import Selection, plan
 from ops.video_jpg import extract_videos, main
 from tests.shared import ROOT, call, run_script, the_error
 from tests.videos import frame_number, make_video, set_durations
@@ -60,6 +61,8 @@ def test_sub_folders_and_endings_in_any_case_become_folders_of_frames(tmp_path, 
     make_video(source / "cooking" / "c.mp4", 5)
     (source / "notes.txt").write_text("not a video")
     make_video(source / ".hidden.mp4", 5)
+    (source / ".trash").mkdir()
+    (source / ".trash" / "d.mp4").touch()
     assert call(main, source, target, "--height", 24) == 0
     assert tree(target) == {"a": 20, "cooking/b": 7, "cooking/c": 5}
     image = cv2.imread(str(target / "a" / "image_00014.jpg"))
@@ -140,9 +143,12 @@ def test_a_second_run_skips_what_is_finished_and_redoes_the_rest(tmp_path, capsy
     (target / "b").mkdir()  # as a killed run of other software leaves it
     (target / "c").rename(target / f"{_unfinished_mark(target / 'c')}0123abcd")  # as a killed run of ours leaves it
     (target / "d").joinpath("image_00004.jpg").unlink()  # still holds frames: taken as it is
+    (target / f"{_unfinished_mark(target / 'd')}4567cdef").mkdir()
+    (target / "failed.txt").write_text("b.mp4\tdied\n")
     assert call(main, source, target) == 0
     assert tree(target) == {"a": 4, "b": 4, "c": 4, "d": 3}
-    assert "0 videos made, 2 redone, 2 already there, 0 failed, 2 unfinished" in capsys.readouterr().out
+    assert "0 videos made, 2 redone, 2 already there, 0 failed, 3 unfinished" in capsys.readouterr().out
+    assert sorted(os.listdir(target)) == ["a", "b", "c", "d", "how_made.json"]
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
@@ -163,7 +169,7 @@ def test_bad_files_are_listed_and_the_others_go_on(tmp_path, workers, capsys):
     (source / "text.webm").write_text("hello " * 100)
     os.mkfifo(source / "pipe.mp4")
     cut = make_video(source / "cut.avi", 60).read_bytes()
-    (source / "cut.avi").write_bytes(cut[: len(cut) // 2])
+    (source / "cut.avi").write_bytes(cut[: int(0.87 * len(cut))])
     assert call(main, source, target, "--parallel", "--num_workers", workers) == 1
     assert tree(target) == {"good": 5, "z": 5}
     reasons = failures(target)
@@ -176,6 +182,20 @@ def test_bad_files_are_listed_and_the_others_go_on(tmp_path, workers, capsys):
         (source / name).unlink()
     assert call(main, source, target) == 0
     assert not (target / "failed.txt").exists()
+
+
+def test_what_a_process_that_died_leaves_is_removed_and_its_video_listed(tmp_path, monkeypatch):
+    source, target = tmp_path / "videos", tmp_path / "frames"
+    make_video(source / "a.mp4", 1)
+
+    def run_and_die(work, jobs, *_):
+        for job in jobs:
+            job[1].with_name(f"{_unfinished_mark(job[1])}0123abcd").mkdir()
+            yield job, WorkerDied("its process ended with signal 9")
+
+    monkeypatch.setattr("ops.video.extraction.run_jobs", run_and_die)
+    assert extract_videos(source, target).failed == [("a.mp4", "its process ended with signal 9")]
+    assert sorted(os.listdir(target)) == ["failed.txt", "how_made.json"]
 
 
 def test_a_folder_that_cannot_be_made_costs_its_videos_only(tmp_path):
@@ -213,6 +233,9 @@ def test_two_videos_with_one_folder_are_not_mixed(tmp_path):
     assert tree(target) == {"a": 3, "b/c": 4}
     assert "shares its folder of frames, a, with a.avi" in dict(summary.failed)["a.mp4"]
     assert "would also hold b/c.mp4" in dict(summary.failed)["b.mp4"]
+    for number, action in enumerate(("make", "fail", "fail", "make")):  # also of each alone
+        (video,) = plan(source, tmp_path / "new", FrameTemplate.parse("%d.jpg"), Selection(begin=number, end=number))
+        assert video.action == action
 
 
 @needs_ffmpeg
@@ -294,7 +317,7 @@ def test_a_list_and_a_range_choose_videos(tmp_path, capsys):
     for name in ("a", "b", "c", "sub/d", "e"):
         make_video(source / f"{name}.mp4", 2)
     listed = tmp_path / "list.txt"
-    listed.write_text("e.mp4\r\nb\n\n./sub/d.mp4\nzebra.mp4\n")
+    listed.write_text("\ufeffe.mp4\r\nb\n\nb.mp4\n./sub/d.mp4\nzebra.mp4\n", encoding="utf-8")
     assert call(main, source, tmp_path / "one", "--file_list", listed) == 0
     assert tree(tmp_path / "one").keys() == {"b", "e", "sub/d"}
     assert "1 names are no video here, such as zebra.mp4" in capsys.readouterr().err
@@ -371,6 +394,7 @@ def test_a_run_begins_with_an_estimate_and_stops_where_it_cannot_fit(tmp_path, c
         (["--frame_rate", 1], "frame_rate None, not 1.0"),
         (["--prefix", "img_%05d.jpg"], "template image_{:05d}.jpg, not img_{:05d}.jpg"),
         (["--backend", "opencv", "--jpeg_quality", 90], "jpeg_quality 18, not 90"),
+        pytest.param(["--backend", "auto"], "backend opencv, not ffmpeg", marks=needs_ffmpeg),
     ],
 )
 def test_frames_made_in_another_way_are_not_already_there(tmp_path, options, problem, capsys):

@@ -25,7 +25,7 @@ def test_pictures_come_back(tmp_path, h264, monkeypatch):
     write(tmp_path / "a %d.mp4")
     capture = cv2.VideoCapture(str(tmp_path / "a %d.mp4"))
     frames = [capture.read()[1] for _ in range(4)]
-    assert frames[3] is None
+    assert frames[3] is None and capture.get(cv2.CAP_PROP_FPS) == 10
     assert [frame[..., 2].mean() for frame in frames[:3]] == pytest.approx([50, 200, 100], abs=6)
 
 

@@ -40,6 +40,14 @@ def test_frames_have_the_height_of_extraction(tmp_path, height, backend):
     assert frame.shape[0] == height and frame_number(frame) == 14
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_at_another_rate_are_those_of_extraction_at_it(tmp_path, backend):
+    settings = FrameSettings(height=48, frame_rate=5, backend=backend)
+    video = VideoFile(make_video(tmp_path / "a.mp4", 12, 10), settings)
+    assert [frame_number(frame) for frame in video.read(range(1, len(video) + 1))] == [0, 1, 2, 3, 5, 7, 9, 11]
+    assert video.rate == 5
+
+
 @needs_ffmpeg
 def test_a_long_way_between_frames_starts_ffmpeg_again_and_a_short_one_does_not(tmp_path, monkeypatch):
     started, original = [], video_frames._FfmpegFrames._run
@@ -69,7 +77,7 @@ def test_a_rate_that_varies_is_extracted_and_gives_the_published_frames(tmp_path
     path = make_video(tmp_path / "a.mp4", 60, 10)
     set_durations(path, [(30, 2), (30, 1)])
     video = VideoFile(path, FrameSettings(height=48, backend="ffmpeg"))
-    assert video.all_decoded and len(video) == 90
+    assert video.all_decoded and len(video) == 90 and video.rate == 10
     assert [frame_number(frame) for frame in video.read([1, 90])] == [0, 59]
 
 
@@ -81,6 +89,13 @@ def test_hidden_frames_stay_hidden(tmp_path):
     assert frame_number(next(video.read([1]))) == 31
 
 
+def test_a_file_that_hides_its_last_frames_is_refused_without_ffmpeg_before_one_is_read(tmp_path):
+    path = make_video(tmp_path / "a.mp4", 60, 10)
+    set_edit(path, frames=50, skipped=5)
+    with pytest.raises(VideoError, match="its last frame cannot be found"):
+        VideoFile(path, OPENCV)
+
+
 @needs_ffmpeg
 def test_a_damaged_frame_is_noticed_and_decoding_it_all_gives_what_there_is(tmp_path):
     path = make_video(tmp_path / "a.mp4", 60, 25, width=320, height=240)
@@ -89,6 +104,7 @@ def test_a_damaged_frame_is_noticed_and_decoding_it_all_gives_what_there_is(tmp_
     content[end - 300 : end] = bytes(300)
     path.write_bytes(content)
     video = VideoFile(path, FrameSettings(height=48, backend="ffmpeg"))
+    assert not video.all_decoded
     with pytest.raises(VideoError, match=r"damaged: frame \d+ of 60 cannot be decoded"):
         list(video.read([1, 60]))
     video = VideoFile(path, FrameSettings(height=48, backend="ffmpeg"), decode_all=True)
@@ -109,6 +125,7 @@ def test_a_closed_video_can_be_read_again(tmp_path, backend):
 
 def test_a_folder_of_frames_gives_them_and_replaces_bad_ones(tmp_path):
     write_frames(tmp_path / "a", 9, seed=1)
+    (tmp_path / "a" / "image_00002.jpg").unlink()
     (tmp_path / "a" / "image_00004.jpg").write_bytes(b"")
     video = FrameFolder(tmp_path / "a", "image_{:05d}.jpg")
     frames = list(video.read([1, 4, 9]))

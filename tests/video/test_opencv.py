@@ -33,6 +33,8 @@ def test_a_constant_rate_gives_every_frame_once(tmp_path, ending, rate):
 
 def test_another_rate_takes_fewer_frames(tmp_path):
     assert frame_numbers(make_video(tmp_path / "a.mp4", 90, 30), 1) == [0, 1, 26, 56, 86]
+    with pytest.raises(NotPlain, match="another frame rate needs to know when its sound starts"):
+        PlainVideo(make_video(tmp_path / "a.mkv", 2), frame_rate=1)
 
 
 def test_pictures_keep_their_size_and_levels(tmp_path):
@@ -40,6 +42,28 @@ def test_pictures_keep_their_size_and_levels(tmp_path):
     _, image = PlainVideo(path).read([1, 2])
     assert image.shape == (32, 80, 3)
     assert image[:, 71:].min() > 240 and image[:, :69].max() < 15
+
+
+def test_a_smaller_picture_is_of_all_pixels():
+    stripes = np.zeros((96, 64, 3), np.uint8)
+    stripes[::2] = 255
+    smaller = opencv.scaled(stripes, 32)
+    assert smaller.shape == (32, 21, 3) and 80 < smaller.min() < smaller.max() < 175
+
+
+def test_a_frame_that_the_decoder_leaves_out_is_noticed(tmp_path, monkeypatch):
+    video, original, grabbed = PlainVideo(make_video(tmp_path / "a.mp4", 20)), opencv._call, []
+
+    def leaving_out(function, *arguments):
+        if function.__name__ == "grab":
+            grabbed.append(original(function))
+            if len(grabbed) != 6:
+                return grabbed[-1]
+        return original(function, *arguments)
+
+    monkeypatch.setattr(opencv, "_call", leaving_out)
+    with pytest.raises(NotPlain, match="damaged: frame 6 of 20 cannot be decoded"):
+        list(video.read(range(1, 21)))
 
 
 def test_a_name_that_is_not_utf8_can_be_read(tmp_path):
@@ -62,9 +86,13 @@ def test_a_rate_that_varies_is_refused(tmp_path, entries):
 def test_hidden_frames_are_noticed(tmp_path):
     path = make_video(tmp_path / "a.mp4", 60, 10)
     set_edit(path, frames=30, skipped=12)
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotPlain, match="cut short: the header promises 60 frames"):
+        PlainVideo(path)
+    path = make_video(tmp_path / "b.mp4", 60, 10)
+    set_edit(path, frames=50, skipped=5)
+    with pytest.raises(NotPlain, match=r"frame \d+ of 60 cannot be decoded"):
         frame_numbers(path)
-    with pytest.raises(NotPlain):
+    with pytest.raises(NotPlain, match="its last frame cannot be found"):
         PlainVideo(path).check_end()
 
 

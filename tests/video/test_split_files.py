@@ -26,16 +26,16 @@ def make_frames(root, **counts):
 
 
 def test_files_are_written_as_the_data_set_reads_them(tmp_path):
-    labels = read(tmp_path, "video,label,split\na.mp4,run,train\nb,jump,val\nsub/c.d,run,val\na,swim,train\n")
+    labels = read(tmp_path, "video,label,split\na.mp4,run,train\nb,jump,val\nsub/c.d,run,val\na,été,train\n")
     make_frames(tmp_path / "frames", a=7, b=3, **{"sub/c.d": 12})
     summary = write_split_files(labels, tmp_path / "frames", tmp_path, TEMPLATE)
-    assert (tmp_path / CLASS_FILE).read_text() == "jump\nrun\nswim\n"
+    assert (tmp_path / CLASS_FILE).read_text() == "jump\nrun\nété\n"
     assert (tmp_path / TRAIN_FILE).read_text() == "a,7,1,2\n"
     assert (tmp_path / VAL_FILE).read_text() == "b,3,0\nsub/c.d,12,1\n"
     assert (summary.classes, summary.train, summary.val, summary.left_out) == (3, 1, 2, [])
 
     config = dataset_config.get_dataset("mine", tmp_path)
-    assert config.classes == ("jump", "run", "swim") and config.metric == "map"
+    assert config.classes == ("jump", "run", "été") and config.metric == "map"
     rows = read_annotations(config.val_split, config.separator, config.num_classes)
     assert rows.names() == ["b", "sub/c.d"] and list(rows.frames) == [3, 12]
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -94,7 +94,9 @@ def test_the_picture_of_the_confusions_has_names_and_percentages():
     shares = axes.images[0].get_array()
     np.testing.assert_allclose(shares[:3].filled(-1), [[50, 50, 0, 0], [0, 100, 0, 0], [100 / 3] * 3 + [0]])
     assert np.ma.getmaskarray(shares)[3].all()  # no video: neither 0 nor 100 percent
-    assert [label.get_text() for label in axes.get_yticklabels()] == [r"\$run\$", "_jump", "dive", "row"]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == [r"\$run\$", "_jump", "dive", "row"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
 
 
 @pytest.mark.parametrize("classes", [1, 2, 40, 41, 200, 400])

@@ -21,7 +21,10 @@ def records(epochs: int = 4, metric: str = "accuracy") -> list[dict]:
         losses = {name: 10.0 - epoch + number for number, name in enumerate(LOSS_NAMES)}
         made.append({"epoch": epoch, "lr": 0.1 / (1 + epoch), "train": losses | {"data_time": 1.0}})
         if epoch % 2:
-            made[-1]["val"] = dict.fromkeys(names[metric], 10.0 * epoch) | {"loss": 3.0, "replaced_frames": 0}
+            made[-1]["val"] = {name: 10.0 * epoch + number for number, name in enumerate(names[metric])} | {
+                "loss": 3.0,
+                "replaced_frames": 0,
+            }
     return made
 
 
@@ -43,7 +46,7 @@ def test_a_run_shows_its_losses_terms_metrics_and_rate():
     terms = lines_of(panels["training loss and its terms"])
     assert list(terms) == list(LOSS_NAMES) and terms["loss"][0] == [0, 10] and terms["cat"][0] == [0, 11]
     metrics = lines_of(panels["validation (%)"])
-    assert list(metrics) == ["Acc_pred@1", "Acc_cat@1", "Acc_pred@5"] and metrics["Acc_cat@1"] == [[1, 10], [3, 30]]
+    assert list(metrics) == ["Acc_pred@1", "Acc_cat@1", "Acc_pred@5"] and metrics["Acc_cat@1"] == [[1, 11], [3, 31]]
     assert lines_of(panels["learning rate"])["learning rate"][1] == [1, 0.05]
 
 
@@ -72,6 +75,7 @@ def test_several_runs_are_compared_by_loss_and_main_metric():
     figure = curves_figure({"log/$a$": records(), "_b": records(2), "c": records(1)})
     losses, metrics = figure.axes
     assert list(lines_of(losses)) == ["log/$a$", "_b", "c"] and lines_of(metrics)["_b"] == [[1, 10]]
+    assert lines_of(losses)["_b"] == [[0, 10], [1, 9]]
     assert "Acc_pred@1" in metrics.get_title(loc="left")
     (legend,) = figure.legends
     assert [text.get_text().strip() for text in legend.get_texts()] == [r"log/\$a\$", "_b", "c"]

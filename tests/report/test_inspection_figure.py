@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ops.report.inspection_figure import PATCH, PREDICTED, SPARED, TRUE, inspection_figure
+from ops.report.inspection_figure import PATCH, PREDICTED, RUNNER_UP, SPARED, TRUE, inspection_figure
 from tests.inspections import make_inspection
 
 NAMES = ["running", "jumping", "diving", "rowing", "skiing", "fencing"]
@@ -47,8 +47,12 @@ def test_the_rows_show_what_was_seen():
     bars = weight.patches
     np.testing.assert_allclose([bar.get_height() for bar in bars], inspection.frame_weights, rtol=1e-5)
     for bar, image in zip(bars, glance.images, strict=True):  # each under its frame
-        left, right = image.get_extent()[:2]
+        left, right, bottom, top = image.get_extent()
         assert bar.get_x() + bar.get_width() / 2 == pytest.approx((left + right) / 2)
+        assert (bottom, top) == glance.get_ylim() == (0, 1)  # upright
+    (even,) = weight.lines
+    assert list(even.get_ydata()) == [1 / 8, 1 / 8]
+    assert [label.get_text() for label in weight.get_yticklabels()] == ["0", f"{inspection.frame_weights.max():.2f}"]
     assert weight.get_xlim() == glance.get_xlim() == (0, 16)
     assert weight.get_position().x0 == glance.get_position().x0
     assert weight.get_position().x1 == glance.get_position().x1
@@ -86,10 +90,14 @@ def test_the_curve_shows_the_predicted_class_the_runner_up_and_the_true_one_abov
     figure = inspection_figure(inspection, title="a video", class_names=NAMES, truth=[truth])
     curve = axes_of(figure, "probability")
     lines = {line.get_label(): line for line in curve.lines}
-    for role, number in (("predicted", order[0]), ("runner-up", order[1]), ("true", truth)):
+    for role, number, colour in (
+        ("predicted", order[0], PREDICTED), ("runner-up", order[1], RUNNER_UP), ("true", truth, TRUE)
+    ):  # fmt: skip
         line = lines[f"{role}: {NAMES[number]}"]
+        assert line.get_color() == colour
         assert line.get_xdata().tolist() == [0, 1, 2, 3, 4]
         np.testing.assert_allclose(line.get_ydata(), inspection.step_probabilities[:, number])
+    assert [label.get_text() for label in curve.get_xticklabels()] == ["glance", "1", "2", "3", "4"]
     names = [text.get_text() for text in curve.get_legend().get_texts()]
     assert [name.partition(":")[0] for name in names] == ["predicted", "runner-up", "true"]
     # A step stands below its patch: both share the columns of the picture.
@@ -110,6 +118,8 @@ def test_the_answer_stands_in_words_and_bars():
     assert {"a video", f"predicted: {best} ({final.max():.2f})", f"true: {NAMES[order[1]]}"} <= set(texts)
     assert "looked at all 4 patches" in texts
     bars = axes_of(figure, "classes").patches
+    beside = [text.get_text() for text in axes_of(figure, "classes").texts]
+    assert beside == [text for number in order[:5] for text in (NAMES[number], f"{final[number]:.2f}")]
     np.testing.assert_allclose([bar.get_width() for bar in bars], final[order[:5]], rtol=1e-5)
     colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
     assert colours[:2] == [PREDICTED, TRUE] and len(set(colours[2:])) == 1
@@ -124,6 +134,9 @@ def test_an_early_exit_is_marked_and_the_spared_patches_stay_empty(looked_at, wo
     curve = axes_of(figure, "probability")
     (mark,) = [line for line in curve.lines if line.get_color() == PATCH]
     assert set(mark.get_xdata()) == {looked_at}
+    (spared,) = curve.patches
+    across = spared.get_path().transformed(spared.get_patch_transform()).vertices[:, 0]
+    assert (across.min(), across.max()) == (looked_at, 4.5)
     assert [text.get_position()[0] for text in curve.texts if text.get_text() == "exit"] == [looked_at]
     assert words in texts_of(figure)
 

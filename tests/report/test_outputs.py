@@ -2,6 +2,7 @@
 
 import csv
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from dataset_config import get_dataset
 from ops import engine
 from ops.data.dataset import VideoDataset
 from ops.inference import check_precision
-from ops.report.outputs import show_in_tensorboard, spread_rows
+from ops.report.outputs import report_precision, show_in_tensorboard, spread_rows
 from ops.utils.errors import UserError
 from ops.utils.logger import RunLogger, set_earlier_run_aside
 from tests.shared import SMALL, SMALL_OPTIONS, call, the_error, write_frames
@@ -175,6 +176,22 @@ def test_an_evaluation_below_float32_says_how_near_it_is_and_one_in_float32_does
     assert int(same) >= 3 and float(apart) < 0.2
     assert call(main.main, *options, "--eval_precision", "float16") == 2
     assert "float16 is for GPUs" in the_error(capsys.readouterr().err)
+
+
+def test_how_near_an_evaluation_is_to_float32_is_of_what_both_say(make_dataset, monkeypatch):
+    folder = make_dataset({"a": [0]}, {"d": [0], "e": [1]})
+    (folder / "frames" / "d" / "image_00001.jpg").write_bytes(b"damaged")
+    data = VideoDataset(get_dataset("mine", folder), "val", 6, 64, training=False)
+    shares = {"bfloat16": [[0.3, 0.4, 0.3], [0.2, 0.7, 0.1]], "float32": [[0.6, 0.2, 0.2], [0.2, 0.7, 0.1]]}
+    said = {name: Namespace(logits=torch.tensor(of_each).log()) for name, of_each in shares.items()}
+    monkeypatch.setattr("ops.report.outputs.prepare_for_inference", lambda model, name: lambda frames: said[name])
+    lines: list[str] = []
+    run = Namespace(
+        options=Namespace(eval_precision="bfloat16"), device=torch.device("cpu"), log=Namespace(line=lines.append)
+    )
+    report_precision(run, None, data)
+    assert lines == ["bfloat16: 1 of 2 videos with the first class of float32, probabilities at most 0.300 apart"]
+    assert data.replaced_frames.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ops.report.style import new_figure
 from ops.utils.errors import UserError
 from ops.utils.logger import RunLogger, set_earlier_run_aside
 from tests.shared import ROOT
@@ -62,12 +63,14 @@ def test_a_logger_of_another_process_does_nothing(tmp_path, capsys):
 
 
 def test_an_earlier_run_is_moved_aside_each_time_into_a_folder_of_its_own(tmp_path):
+    of_runs = ["log_eval.csv", "ckpt.best.pth.tar", "policy_report.json", "early_exit_entropy.csv", "exit_logits.npz"]
     for number in (1, 2):
-        (tmp_path / "metrics.jsonl").write_text(str(number))
+        for name in ("metrics.jsonl", *of_runs):
+            (tmp_path / name).write_text(str(number))
         (tmp_path / "notes.txt").write_text("the user's own")
         assert set_earlier_run_aside(tmp_path) == tmp_path / f"earlier_{number}"
     assert (tmp_path / "earlier_1" / "metrics.jsonl").read_text() == "1"
-    assert (tmp_path / "notes.txt").exists() and not (tmp_path / "metrics.jsonl").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "earlier_1", "earlier_2"}
     assert set_earlier_run_aside(tmp_path) is None
 
 
@@ -144,6 +147,17 @@ def test_a_disk_that_fills_up_while_logging_is_one_error(kind, tmp_path):
     assert all(name in error for name in (str(tmp_path / "run"), "File too large", "--root_log"))
 
 
+def test_a_figure_keeps_its_colours_in_tensorboard(tmp_path, monkeypatch):
+    logger, added = RunLogger(tmp_path), []
+    monkeypatch.setattr(logger, "_add", lambda *given, **how: added.append(given))
+    figure = new_figure(0.1, 0.2, 100)
+    figure.set_facecolor("blue")
+    logger.figure("inspection/1", figure, 7)
+    ((kind, name, pixels, step),) = added
+    assert (kind, name, pixels.shape, step) == ("image", "inspection/1", (20, 10, 3), 7)
+    assert pixels[0, 0].tolist() == [0, 0, 255]
+
+
 def test_only_a_training_hides_earlier_figures_in_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -153,7 +167,8 @@ def test_only_a_training_hides_earlier_figures_in_tensorboard(tmp_path):
         logger.scalars(prefix, {"metric": 1.0}, 1)
         logger.close()
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert len(events.Scalars("train/metric")) == len(events.Scalars("early_exit/metric")) == 1
+    for name in ("train/metric", "early_exit/metric"):
+        assert [(scalar.step, scalar.value) for scalar in events.Scalars(name)] == [(1, 1.0)]
 
 
 def test_names_that_are_not_utf_8_are_logged_with_backslashes(tmp_path):

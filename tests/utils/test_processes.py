@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +43,27 @@ def test_every_job_is_done_once_and_its_progress_counted(workers, monkeypatch):
     in_this_process = {result[2] == os.getpid() for result in results.values()}
     assert in_this_process == {workers == 1}
     assert {result[1] for result in results.values()} == {None if workers == 1 else "yes"}
+
+
+def test_progress_counts_once_however_often_it_is_told(monkeypatch):
+    monkeypatch.setattr(processes, "_PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    jobs, told = [1, 2], []
+
+    def receive():
+        if not jobs:
+            raise EOFError
+        return jobs.pop()
+
+    processes._serve(SimpleNamespace(recv=receive, send=told.append), report_thrice, None)
+    assert [value for finished, value in told if finished] == [2, 1]
+    assert sum(amount for finished, amount in told if not finished) == 6
+
+
+def report_thrice(job, report):
+    for _ in range(3):
+        report(1)
+    return job
 
 
 def test_a_job_that_kills_its_process_costs_no_other_job():

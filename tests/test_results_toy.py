@@ -3,11 +3,12 @@ predict, and what the tables say of it."""
 
 import contextlib
 import copy
+import csv
 import json
 import os
-import re
 import subprocess
 from dataclasses import replace
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
@@ -102,6 +103,10 @@ def test_every_figure_of_the_page_comes_from_the_files_of_the_runs(made):
     page = (folder / "out" / "toy.md").read_text()
     assert "one seed" in page and "num_train 4" in page and "--num_segments 6" in page
     assert all(f"| {goal['name']} | {goal['value']:.2f} |" in page for goal in results["goals"])
+    for criterion in ("confidence", "entropy"):
+        rows = list(csv.DictReader((run / f"early_exit_{criterion}.csv").open()))
+        for point, row in zip(seed["early_exit"][criterion], rows, strict=True):
+            assert (point["gflops"], point["metric"]) == (float(row["gflops"]), float(row["metric"]))
     cells = [f"{row['metric']:.1f}" for row in seed["ablation"][3:6]]
     assert f"| random | {' | '.join(cells)} |" in page
     assert f"| learned | {seed['policies']['in_span']['learned']:.1f} |" in page
@@ -129,23 +134,54 @@ def test_training_starts_from_the_pretrained_weights(made):
 def test_the_demonstration_ends_with_a_table_pictures_and_predictions(made, tmp_path, monkeypatch, capsys):
     folder, _ = made
     monkeypatch.chdir(tmp_path)
+    commands, main = [], demo.predict.main
+    monkeypatch.setattr(demo.predict, "main", lambda given: commands.append(given) or main(given))
     given = [text for name, value in OPTIONS.items() for text in (f"--{name}", value)]
     given += ["--data_dir", folder / "data", "--root_log", folder / "log" / "seed_0"]
     assert call(demo.main, *given) == 0
     printed = capsys.readouterr().out
     results = json.loads((folder / "out" / "toy.json").read_text())
-    (seed,) = results["seeds"]
-    for name, value in (
-        ("after the glance", seed["fixed_exits"][0]["metric"]),
-        ("after patch 2", seed["fixed_exits"][2]["metric"]),
-        ("patches at random", seed["ablation"][3]["metric"]),
-        ("frames evenly spread", seed["ablation"][1]["metric"]),
-    ):
-        assert re.search(rf"{name} +{value:.1f}\b", printed)
+    assert "\n".join(demo.table(results["seeds"][0], 2)) in printed
+    run = folder / "log" / "seed_0" / RUN
+    shared = f"--resume {run / 'ckpt.pth.tar'} --classes {folder / 'data' / 'classInd.txt'} --topk 1 --height 144"
+    assert [" ".join(command[2:]) for command in commands] == [  # behind two videos
+        f"{shared} --save_images demo",
+        f"{shared} --thresholds {run / 'early_exit_entropy.json'} --operating_point 19",
+    ]
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["val_0001.png", "val_0002.png"]
     assert printed.splitlines()[-1].startswith("2 videos, 0 failed")
     assert call(demo.main, *given, "--epochs", 3) == 2
     assert "train first" in the_error(capsys.readouterr().err)
+
+
+def test_the_table_of_the_demonstration_says_what_was_found():
+    (seed, *_) = json.loads((ROOT / "results" / "toy.json").read_text())["seeds"]
+    metric = {(row["patch_policy"], row["frame_policy"]): row["metric"] for row in seed["ablation"]}
+    points = {point["p"]: point for point in seed["early_exit"]["entropy"]}
+    in_span, covered = seed["policies"]["in_span"], seed["policies"]["covered"]
+    steps = ["the glance", *(f"patch {number}" for number in range(1, 5))]
+    expected = [
+        "Accuracy on 400 new videos of 12 classes, in percent:",
+        *(
+            f"  {f'after {step}':26s} {exit['metric']:6.1f}   {exit['gflops']:.2f} GFLOPs a video"
+            for step, exit in zip(steps, seed["fixed_exits"], strict=True)
+        ),
+        "Each video leaves once the network is sure enough (early exit):",
+        *(
+            f"  {f'operating point {p}':26s} {points[p]['metric']:6.1f}   {points[p]['gflops']:.2f} GFLOPs a video "
+            "on average"
+            for p in (10, 15, 19)
+        ),
+        "All patches, but chosen in another way:",
+        f"  where the policies say     {metric['learned', 'learned']:6.1f}",
+        f"  patches at random          {metric['random', 'learned']:6.1f}",
+        f"  patches in the centre      {metric['center', 'learned']:6.1f}",
+        f"  frames evenly spread       {metric['learned', 'uniform']:6.1f}",
+        "How well it looks:",
+        f"  frames that show the badge {in_span['learned']:6.1f}   at random {in_span['random']:.1f}",
+        f"  of the badge in the patch  {covered['learned']:6.1f}   at random {covered['random, base size']:.1f}",
+    ]
+    assert list(demo.table(seed, 12)) == expected
 
 
 def test_goals_are_judged_by_the_figures_of_all_seeds(made):
@@ -203,6 +239,30 @@ def test_what_is_done_is_not_done_again(made, monkeypatch):
     assert again == ["what the policies are worth", "policies against the truth"]
 
 
+def test_each_seed_is_trained_to_its_end_in_a_folder_of_its_own_and_its_last_checkpoint_measured(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(toy, "run_step", lambda name, script, arguments: steps.append((script, arguments)))
+    given = ["--dataset", "toy", "--data_dir", "toys", "--epochs", "2"]
+    for seed in (0, 1):
+        folder = tmp_path / f"seed_{seed}" / "UniAdaFocus_toy_mbv2_segment20_e2"
+        folder.mkdir(parents=True)
+        with pytest.raises(FileNotFoundError, match="exit_logits"):  # which a step would have written
+            toy.run_seed(seed, given, tmp_path)
+        (training, arguments), *measuring = steps
+        command = [*given, "--seed", str(seed), "--root_log", str(tmp_path / f"seed_{seed}")]
+        assert (training, arguments) == ("main_semiAMP.py", [*command, "--resume", "auto"])
+        last = f"--resume {folder / 'ckpt.pth.tar'}"
+        assert len(measuring) == 3 and all(last in " ".join(arguments) for _, arguments in measuring)
+        for epochs, trained in ((1, True), (2, False)):
+            steps.clear()
+            (folder / "metrics.jsonl").write_text("{}\n" * epochs)
+            (folder / "ckpt.pth.tar").touch()
+            with pytest.raises(FileNotFoundError):
+                toy.run_seed(seed, given, tmp_path)
+            assert ("main_semiAMP.py" in [script for script, _ in steps]) == trained
+        steps.clear()
+
+
 def test_runs_with_other_settings_are_not_mixed_in(made):
     folder, _ = made
     with pytest.raises(UserError, match="holds runs with other settings"):
@@ -230,6 +290,24 @@ def test_the_page_in_the_repository_is_that_of_its_figures(preset):
     assert markdown(results, preset) == figures.with_suffix(".md").read_text()
 
 
+def test_the_picture_has_the_means_and_deviations_of_the_seeds(monkeypatch, tmp_path):
+    results, drawn = json.loads((ROOT / "results" / "toy.json").read_text()), []
+    monkeypatch.setattr(toy, "early_exit_figure", lambda *given, **named: drawn.append((*given, named["bands"])))
+    monkeypatch.setattr(toy, "save_png", lambda path, figure: None)
+    toy.draw_curves(tmp_path / "toy.png", results, DEMO)
+    ((curves, title, bands),) = drawn
+    assert title == "toy, mean ± standard deviation of 5 seeds"
+    exits = [[seed["fixed_exits"][number] for seed in results["seeds"]] for number in range(5)]
+    assert curves.gflops == pytest.approx([mean(each["gflops"] for each in of_all) for of_all in exits])
+    assert curves.fixed == pytest.approx([mean(each["metric"] for each in of_all) for of_all in exits])
+    for criterion, points in curves.points.items():
+        for number, point in enumerate(points):
+            of_all = [seed["early_exit"][criterion][number] for seed in results["seeds"]]
+            for name in ("p", "gflops", "metric", "random_metric"):
+                assert getattr(point, name) == pytest.approx(mean(each[name] for each in of_all))
+            assert bands[criterion][number] == pytest.approx(stdev(each["metric"] for each in of_all))
+
+
 def test_results_at_the_published_sizes_have_files_of_their_own_which_say_so(made, tmp_path, monkeypatch, capsys):
     """The steps are those of other results; what is done is taken over, also from a machine with other cores."""
     folder, _ = made
@@ -245,7 +323,9 @@ def test_results_at_the_published_sizes_have_files_of_their_own_which_say_so(mad
     page = (tmp_path / names[1]).read_text()
     assert page.startswith("# Results on the toy dataset at the published sizes\n")
     assert "`python results/toy.py --sizes published`" in page and f"]({names[2]})" in page
-    assert capsys.readouterr().out.endswith(f"{tmp_path / names[1]}, {names[0]} and {names[2]}\n")
+    met = sum(goal["met"] for goal in json.loads((tmp_path / names[0]).read_text())["goals"])
+    said = f"done: 1 seeds, {met} of 9 goals met; {tmp_path / names[1]}, {names[0]} and {names[2]}\n"
+    assert capsys.readouterr().out.endswith(said)
 
 
 def test_the_published_sizes_are_those_of_the_published_recipe():

@@ -1,5 +1,6 @@
 """The toy data set: real files in the documented formats, the same for the same settings, and never at others' cost."""
 
+import fcntl
 import json
 from collections import Counter
 from pathlib import Path
@@ -78,6 +79,7 @@ def test_every_video_has_its_frames_at_its_own_size(made: Path) -> None:
         frames = sorted((made / "frames" / name).glob("*.jpg"))
         assert [frame.name for frame in frames] == [f"image_{number:05d}.jpg" for number in range(1, 11)]
         assert cv2.imread(str(frames[0])).shape == (64, 80, 3)
+    assert json.loads((made / "frames" / "how_made.json").read_text())["jpeg_quality"] == 90
 
 
 def test_the_dataset_class_reads_it(made: Path) -> None:
@@ -190,6 +192,21 @@ def test_remake_replaces_the_videos_and_leaves_other_files(folder: Path) -> None
     ]  # fmt: skip
     assert (folder / "train_split.txt").read_text() == "train_0001,9,0\ntrain_0002,9,1\n"
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_remake_without_settings_is_with_the_defaults_and_keeps_others_out_meanwhile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def make(data_dir: Path, settings: ToySettings, workers: int) -> None:
+        found.append((settings, workers))
+        with (data_dir / toy_dataset.SETTINGS_FILE).open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(toy_dataset, "_make", make)
+    assert make_toy_dataset(folder, remake=True, workers=3)
+    assert found == [(ToySettings(), 3)]
 
 
 @pytest.mark.parametrize("remake", [False, True])

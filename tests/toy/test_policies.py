@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
 
 from dataset_config import get_dataset
+from models.ablation import decide_otherwise
 from ops.data.dataset import VideoDataset
 from ops.toy.dataset import ToySettings, make_toy_dataset
-from ops.toy.policies import PATCHES, area, intersection, main, patches_of, policy_report
+from ops.toy.policies import DRAWS, PATCHES, area, intersection, main, patches_of, policy_report
 from ops.toy.truth import ToyTruth, box_in_square
 from ops.utils.errors import UserError
 from tests.shared import call, the_error, thin_reference_model
@@ -21,9 +24,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def toy_folder(tmp_path_factory):
-    """Three training and four validation videos of 16 frames."""
+    """Three training and four validation videos of 16 frames, wider than high."""
     folder = tmp_path_factory.mktemp("toy")
-    make_toy_dataset(folder, ToySettings(num_train=3, num_val=4, num_classes=3, frames=16))
+    make_toy_dataset(folder, ToySettings(num_train=3, num_val=4, num_classes=3, frames=16, width=168))
     return folder
 
 
@@ -79,6 +82,9 @@ def test_segments_in_the_time_span_are_those_whose_frames_are(toy_folder, datase
         numbers = range(1, 17)  # all 16 frames
         badge = known[dataset.video_name(video)]
         assert truth.in_span(video).tolist() == [badge["first_frame"] <= n <= badge["last_frame"] for n in numbers]
+        nowhere = (0, 0, 0, 0)
+        expected = [box_in_square(badge["boxes"].get(str(number), nowhere), 168, 144, 64) for number in numbers]
+        assert truth.boxes(video).tolist() == pytest.approx(np.array(expected), abs=1e-4)
 
 
 def test_the_share_of_a_box_inside_a_patch():
@@ -99,6 +105,14 @@ def test_policies_that_know_the_truth_get_full_marks_and_chance_does_not(model, 
         actions = torch.cat([corner.flip(-1).clamp_max(32) / 32, base], dim=-1)
         return dataclasses.replace(decide(glance), focus_indices=indices, focus_actions=actions)
 
+    drawn = defaultdict(set)
+
+    def noting(model, learned, videos, policies):
+        drawn[policies.patches, policies.frames].add(policies.draw)
+        assert videos.tolist() == [0, 1, 2, 3]
+        return decide_otherwise(model, learned, videos, policies)
+
+    monkeypatch.setattr("ops.toy.policies.decide_otherwise", noting)
     monkeypatch.setattr(model, "decide", knowing)
     monkeypatch.setattr("ops.toy.policies.patches_of", _with_given_patches)
     report = policy_report(model, dataset, truth, CPU)
@@ -107,6 +121,7 @@ def test_policies_that_know_the_truth_get_full_marks_and_chance_does_not(model, 
     assert report["covered"]["learned"] == pytest.approx(100, abs=0.1)
     assert report["covered"]["random, base size"] < 80 and report["covered"]["random, learned size"] < 80
     assert report["patch_area"]["learned"] == pytest.approx(25) == report["patch_area"]["center, base size"]
+    assert drawn["random", "learned"] == drawn["learned", "random"] == set(range(DRAWS))
     assert report["counts"]["focus_frames"] == 8 and 0 < report["counts"]["showing_the_badge"] <= 8
 
 
@@ -125,6 +140,9 @@ def test_patches_to_compare_with_have_the_learned_or_the_base_size(model, datase
         patches = patches_of(model, learned, torch.tensor([0, 1]), name, draw=0)
         assert patches.min() >= -1e-4 and patches.max() <= 64 + 1e-4
         sides[name] = patches[..., 2:] - patches[..., :2]
+        if name == "learned":
+            corner = learned.focus_actions[..., :2].flip(-1) * (64 - sides[name])
+            torch.testing.assert_close(patches[..., :2], corner)
         if name.startswith("center"):
             torch.testing.assert_close(patches[..., :2], 64 - patches[..., 2:])
     for place in ("random", "center"):
@@ -133,14 +151,19 @@ def test_patches_to_compare_with_have_the_learned_or_the_base_size(model, datase
 
 
 def test_the_command_prints_and_writes_the_report(model, toy_folder, tmp_path, capsys):
-    options = {"dataset": "toy", "data_dir": str(toy_folder), "workers": 0, **SIZES}
+    options = {"dataset": "toy", "data_dir": "elsewhere", "workers": 0, **SIZES}
     torch.save({"state_dict": model.state_dict(), "options": options}, tmp_path / "toy.pth.tar")
-    assert call(main, "--resume", tmp_path / "toy.pth.tar", "--json", tmp_path / "report.json") == 0
+    given = ["--resume", tmp_path / "toy.pth.tar", "--data_dir", toy_folder]
+    assert call(main, *given, "--json", tmp_path / "report.json") == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["in_span"]) == ["learned", "uniform", "random"] and list(report["covered"]) == list(PATCHES)
-    printed = capsys.readouterr().out
-    for name, value in [*report["in_span"].items(), *report["covered"].items()]:
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "4 videos with 8 focus frames; percent"
+    for name, value in report["in_span"].items():
         assert f"  {name:22s} {value:6.1f}" in printed
+    for name, value in report["covered"].items():
+        area = report["patch_area"][name]
+        assert f"  {name:22s} {value:6.1f}   the patch is {area:.1f} of the frame" in printed
 
 
 def test_checkpoints_and_data_without_a_truth_are_refused(model, toy_folder, tmp_path, capsys):

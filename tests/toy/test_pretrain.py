@@ -15,8 +15,15 @@ from ops.toy.stills import draw_stills
 from tests.shared import SMALL, SMALL_OPTIONS, call, the_error
 
 
-def test_tiles_without_a_badge_have_no_class_to_name():
+def test_tiles_without_a_badge_have_no_class_to_name(monkeypatch):
     """A network that is sure of a class everywhere loses more than one that knows nothing."""
+    rates, step = [], torch.optim.AdamW.step
+
+    def noting_step(optimizer, *arguments):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting_step)
     network, head = nn.Identity(), nn.Linear(3, 2)
     nothing = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.full((2, 1, 1, 2), 0.5)
     nn.init.zeros_(head.weight)
@@ -24,6 +31,17 @@ def test_tiles_without_a_badge_have_no_class_to_name():
     pretrain.train(network, head, [nothing] * 60, steps=60, rate=0.2, name="test")
     one, other = pretrain.tile_logits(network, head, nothing[0], 1)[0, 0, 0].tolist()
     assert abs(one - other) < 1
+    assert rates[0] == pytest.approx(0.02) and max(rates) == rates[9] > 0.18  # a few steps to begin with
+    assert rates[30] == pytest.approx(0.1) and rates[-1] < 0.001
+
+
+def test_stills_are_normalised_as_frames_are():
+    head = nn.Linear(3, 3)
+    nn.init.eye_(head.weight)
+    nn.init.zeros_(head.bias)
+    images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1).expand(-1, -1, 4, 4)
+    expected = [(0 - 0.485) / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    assert pretrain.tile_logits(nn.Identity(), head, images, 1).flatten().tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_glance_network_does_not_learn_rings_from_checks():
@@ -47,6 +65,7 @@ def test_the_glance_network_does_not_learn_rings_from_checks():
     labels = full.argmax(-1)[full.amax(-1) == 1]
     share = 100 * float((labels == 9).float().mean())
     assert pretrain.accuracy(network, head, (images, full)) == pytest.approx(share)
+    assert not network.training
     share += 100 * float((labels == 6).float().mean())
     assert pretrain.accuracy(network, head, (images, at_a_glance)) == pytest.approx(share)
 
@@ -90,6 +109,16 @@ def test_the_command_says_how_much_was_learned(tmp_path, monkeypatch, capsys):
     make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
     assert call(pretrain.main, "--data_dir", tmp_path) == 0
     assert "pretrained_mbv2_2.pth.tar; new stills: glance network " in capsys.readouterr().out
+
+    def learned(work, jobs, *_):
+        assert [(job.part, job.num_classes, job.glance_arch, job.seed) for job in jobs] == [
+            ("glance", 2, "res50", 3), ("focus", 2, "res50", 3)
+        ]  # fmt: skip
+        return zip(jobs, [(60.0, {}), (90.0, {})], strict=True)
+
+    monkeypatch.setattr(pretrain, "run_jobs", learned)
+    assert call(pretrain.main, "--data_dir", tmp_path, "--glance_arch", "res50", "--seed", 3) == 0
+    assert "res50_2.pth.tar; new stills: glance network 60.0 %, focus network 90.0 %" in capsys.readouterr().out
 
 
 def test_the_name_of_the_file_tells_sizes_apart(tmp_path):

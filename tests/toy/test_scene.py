@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ops.toy.scene import COLOURS, PATTERNS, draw_disc, draw_video
+from ops.toy.scene import COLOURS, PATTERNS, draw_disc, draw_video, moving_background
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -36,6 +36,13 @@ def test_the_badge_is_there_for_its_share_of_the_frames(frames, percent, shown):
     size = {"frames": frames, "height": 32, "width": 32, "badge_percent": percent}
     found = {len(draw_video(0, (seed,), **size).boxes) for seed in range(12)}
     assert found <= shown and (len(shown) < 3 or len(found) > 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 96), (96, 24)])
+def test_the_background_fills_frames_of_any_shape(height, width):
+    for seed in range(8):
+        empty = (moving_background(np.random.default_rng(seed), 6, height, width) == 0).all(-1)
+        assert not empty.all(1).any() and not empty.all(2).any()
 
 
 def test_another_share_changes_neither_background_nor_distractors():

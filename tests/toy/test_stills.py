@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ops.toy import stills
-from ops.toy.stills import crowded_mosaics, draw_stills, drawn_ahead, one_after_the_other, single_tiles
+from ops.toy.stills import crowded_mosaics, draw_stills, drawn_ahead, one_after_the_other, single_tiles, sparse_mosaics
 
 
 def test_targets_say_where_the_badges_are_and_of_which_colour():
@@ -66,6 +66,25 @@ def test_discs_of_frames_of_224_have_the_sizes_that_they_have_in_the_videos(monk
     assert (min(sizes), max(sizes)) == (49, 63)
 
 
+def test_a_glance_learns_on_ever_emptier_mosaics_and_no_rings_from_checks(monkeypatch):
+    drawn = []
+
+    def draw(generator, count, tiles, classes, badges=0.75, at_a_glance=False, scale=1.0):
+        drawn.append((count, tiles, classes, badges, at_a_glance, scale))
+
+    monkeypatch.setattr(stills, "draw_stills", draw)
+    for share in (0.0, 0.5, 1.0):
+        sparse_mosaics(np.random.default_rng(0), share, 9, 0.5)
+    assert drawn == [pytest.approx((8, 4, 9, badges, True, 0.5)) for badges in (0.4, 0.25, 0.1)]
+    drawn.clear()
+    for seed in range(8):
+        crowded_mosaics(np.random.default_rng(seed), 0.5, 9, 0.5)
+    assert set(drawn) == {(8, 2, 9, 0.75, True, 0.5), (8, 4, 9, 0.75, True, 0.5)}
+    drawn.clear()
+    single_tiles(np.random.default_rng(0), 0.5, 9, 0.5)
+    assert drawn == [(32, 1, 9, 0.75, False, 0.5)]
+
+
 @pytest.mark.parametrize("draw", [crowded_mosaics, single_tiles])
 def test_stills_drawn_ahead_do_not_depend_on_how_many_draw(draw):
     alone, shared = (list(drawn_ahead(draw, 5, 9, 0.5, (3, 2), workers)) for workers in (0, 2))
@@ -73,6 +92,10 @@ def test_stills_drawn_ahead_do_not_depend_on_how_many_draw(draw):
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     assert len({hashlib.sha256(images.numpy().tobytes()).digest() for images, _ in alone}) == 5
+
+
+def test_stills_drawn_ahead_know_how_far_it_is():
+    assert list(drawn_ahead(lambda generator, share, *_: share, 4, 9, 0.5, (3, 2), 0)) == [0, 0.25, 0.5, 0.75]
 
 
 def test_stills_one_after_the_other_are_of_one_generator():

@@ -131,7 +131,7 @@ def test_broken_files_are_reported_in_their_place_and_the_rest_goes_on(model, vi
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
 def test_a_file_with_a_little_damage_gives_what_its_extraction_would(model, tmp_path):
-    path = damaged(tmp_path / "a.mp4", 0.97, frames=24)
+    path = damaged(tmp_path / "a.mp4", 0.92)
     (outcome,) = Predictor(model)([FoundVideo(path)])
     with ThreadPoolExecutor(1) as threads:
         batch = VideoBatch([SegmentReader(VideoFile(path, decode_all=True), model)], threads)

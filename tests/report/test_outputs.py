@@ -16,7 +16,9 @@ import main
 from dataset_config import get_dataset
 from ops import engine
 from ops.data.dataset import VideoDataset
+from ops.data.transforms import evaluation_frames
 from ops.inference import check_precision
+from ops.report import outputs
 from ops.report.outputs import report_precision, show_in_tensorboard, spread_rows
 from ops.utils.errors import UserError
 from ops.utils.logger import RunLogger, set_earlier_run_aside
@@ -147,18 +149,27 @@ def test_a_new_run_sets_tables_and_curves_aside(tmp_path):
     assert {path.name for path in set_earlier_run_aside(tmp_path).iterdir()} == names
 
 
-def test_a_set_with_several_labels_has_a_table_of_ap_and_no_confusion_matrix(make_dataset, small_model, tmp_path):
-    folder = make_dataset({"a": [0]}, {"d": [0, 1]})  # one video, where three would be shown
+def test_a_set_with_several_labels_has_a_table_of_ap_and_no_confusion_matrix(
+    make_dataset, small_model, tmp_path, monkeypatch
+):
+    folder, drawn, draw = make_dataset({"a": [0]}, {"d": [0, 1], "e": [2]}), [], outputs.inspection_figure
+    (folder / "val_split.txt").write_text("d,8,0,1\ne,4,2\n")  # two videos, where three would be shown
+    monkeypatch.setattr(outputs, "inspection_figure", lambda *given, **how: drawn.append(how) or draw(*given, **how))
     data = VideoDataset(get_dataset("mine", folder), "val", SMALL["num_segments"], SMALL["input_size"], training=False)
     (folder / "frames" / "d" / "image_00001.jpg").write_bytes(b"damaged")
-    evaluated = engine.Evaluated(torch.randn(1, 4), torch.rand(1, 3, 4), torch.full((1, 3), 1 / 3))
+    evaluated = engine.Evaluated(torch.randn(2, 4), torch.rand(2, 3, 4), torch.full((2, 3), 1 / 3))
     logger = RunLogger(tmp_path / "log")
     show_in_tensorboard(logger, small_model.eval(), data, evaluated, 7)
     logger.close()
     events = entries(tmp_path / "log")
-    assert events.Tags()["images"] == ["inspection/1"] and events.Images("inspection/1")[0].step == 7
+    assert [(each["title"], each["truth"], each["unit"]) for each in drawn] == [
+        ("d", [0, 1], "frame"), ("e", [2], "frame")
+    ]  # fmt: skip
+    for frames, each in zip((8, 4), drawn, strict=True):
+        assert list(each["times"]) == list(evaluation_frames(num_frames=frames, num_segments=SMALL["num_segments"]))
+    assert events.Tags()["images"] == ["inspection/1", "inspection/2"] and events.Images("inspection/1")[0].step == 7
     assert "| AP (%) |" in table_of(events)
-    assert data.replaced_frames.tolist() == [0]  # the evaluation counts and says it, not the picture
+    assert data.replaced_frames.tolist() == [0, 0]  # the evaluation counts and says it, not the picture
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -184,7 +195,7 @@ def test_how_near_an_evaluation_is_to_float32_is_of_what_both_say(make_dataset, 
     data = VideoDataset(get_dataset("mine", folder), "val", 6, 64, training=False)
     shares = {"bfloat16": [[0.3, 0.4, 0.3], [0.2, 0.7, 0.1]], "float32": [[0.6, 0.2, 0.2], [0.2, 0.7, 0.1]]}
     said = {name: Namespace(logits=torch.tensor(of_each).log()) for name, of_each in shares.items()}
-    monkeypatch.setattr("ops.report.outputs.prepare_for_inference", lambda model, name: lambda frames: said[name])
+    monkeypatch.setattr(outputs, "prepare_for_inference", lambda model, name: lambda frames: said[name])
     lines: list[str] = []
     run = Namespace(
         options=Namespace(eval_precision="bfloat16"), device=torch.device("cpu"), log=Namespace(line=lines.append)

@@ -132,12 +132,16 @@ def test_the_name_of_the_file_tells_sizes_apart(tmp_path):
 def test_stills_have_the_sizes_that_the_command_gives(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "STEPS", pretrain.Steps(1, 2, 1, 40))
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})  # thin networks are this process's
-    seen = []
+    seen, trained, train = [], [], pretrain.train
+    monkeypatch.setattr(pretrain, "train", lambda *given: trained.append(given[3:]) or train(*given))
     real = pretrain.tile_logits
     monkeypatch.setattr(pretrain, "tile_logits", lambda *given: seen.append(given[2].shape[-1]) or real(*given))
     make_toy_dataset(tmp_path, ToySettings(num_train=1, num_val=1, num_classes=2, frames=4, height=48, width=48))
     assert call(pretrain.main, "--data_dir", tmp_path, "--input_size", 96, "--patch_size", 50) == 0
     assert seen == [96] * 4 + [50] * 2
+    assert trained == [
+        (2, 0.003, "glance network"), (1, 0.001, "glance network, sparse stills"), (1, 0.0015, "focus network")
+    ]  # fmt: skip
     assert "pretrained_mbv2_2_96_50.pth.tar; new stills: glance network " in capsys.readouterr().out
     assert call(pretrain.main, "--data_dir", tmp_path, "--input_size", 100) == 2
     assert "--input_size 100 must be a multiple of 32" in the_error(capsys.readouterr().err)

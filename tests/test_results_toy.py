@@ -161,7 +161,7 @@ def test_the_table_of_the_demonstration_says_what_was_found():
     in_span, covered = seed["policies"]["in_span"], seed["policies"]["covered"]
     steps = ["the glance", *(f"patch {number}" for number in range(1, 5))]
     expected = [
-        "Accuracy on 400 new videos of 12 classes, in percent:",
+        "Accuracy on 600 new videos of 12 classes, in percent:",
         *(
             f"  {f'after {step}':26s} {exit['metric']:6.1f}   {exit['gflops']:.2f} GFLOPs a video"
             for step, exit in zip(steps, seed["fixed_exits"], strict=True)
@@ -247,7 +247,7 @@ def test_each_seed_is_trained_to_its_end_in_a_folder_of_its_own_and_its_last_che
         folder = tmp_path / f"seed_{seed}" / "UniAdaFocus_toy_mbv2_segment20_e2"
         folder.mkdir(parents=True)
         with pytest.raises(FileNotFoundError, match="exit_logits"):  # which a step would have written
-            toy.run_seed(seed, given, tmp_path)
+            toy.run_seed(seed, given, tmp_path, "val_half")
         (training, arguments), *measuring = steps
         command = [*given, "--seed", str(seed), "--root_log", str(tmp_path / f"seed_{seed}")]
         assert (training, arguments) == ("main_semiAMP.py", [*command, "--resume", "auto"])
@@ -258,7 +258,7 @@ def test_each_seed_is_trained_to_its_end_in_a_folder_of_its_own_and_its_last_che
             (folder / "metrics.jsonl").write_text("{}\n" * epochs)
             (folder / "ckpt.pth.tar").touch()
             with pytest.raises(FileNotFoundError):
-                toy.run_seed(seed, given, tmp_path)
+                toy.run_seed(seed, given, tmp_path, "val_half")
             assert ("main_semiAMP.py" in [script for script, _ in steps]) == trained
         steps.clear()
 
@@ -297,7 +297,7 @@ def test_the_picture_has_the_means_and_deviations_of_the_seeds(monkeypatch, tmp_
     toy.draw_curves(tmp_path / "toy.png", results, DEMO)
     ((curves, title, bands),) = drawn
     assert title == "toy, mean ± standard deviation of 5 seeds"
-    exits = [[seed["fixed_exits"][number] for seed in results["seeds"]] for number in range(5)]
+    exits = [[seed["their_exits"][number] for seed in results["seeds"]] for number in range(5)]
     assert curves.gflops == pytest.approx([mean(each["gflops"] for each in of_all) for of_all in exits])
     assert curves.fixed == pytest.approx([mean(each["metric"] for each in of_all) for of_all in exits])
     for criterion, points in curves.points.items():

@@ -13,6 +13,7 @@ from ops.report.inspection import Inspection
 from ops.report.inspection_figure import inspection_figure
 from ops.report.style import save_png
 from ops.utils.errors import UserError
+from ops.utils.files import has_utf8_name
 from ops.video.clip_writer import NOT_FOR_BROWSERS, makes_h264
 
 PLAYED_RATE = 25.0  # frames per second of a clip, where the video is a folder of frames
@@ -30,7 +31,7 @@ class Illustrator:
     ) -> None:
         self.class_names, self.images, self.clips = class_names, images, clips
         self.names = file_names(videos)
-        if clips and not _is_utf8(os.path.abspath(clips)):  # OpenCV crashes
+        if clips and not has_utf8_name(os.path.abspath(clips)):
             raise UserError(f"{clips}: its full name has bytes that are not UTF-8; choose another folder for clips")
         if clips and not makes_h264():
             print(f"warning: {NOT_FOR_BROWSERS}", file=sys.stderr)
@@ -60,10 +61,6 @@ class Illustrator:
             except READING_ERRORS as error:
                 problem = f"no clip: {reason(error)}"
         return files, problem
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="ignore").decode() == name
 
 
 def file_names(videos: Sequence[Path]) -> dict[Path, str]:

@@ -27,6 +27,11 @@ def read_utf8(path: Path, what: str) -> bytes:
     return content
 
 
+def has_utf8_name(path: str) -> bool:
+    """Whether a file's name is UTF-8 on the disk: OpenCV finds no other, and crashes where it is to write there."""
+    return os.fsencode(path).decode(errors="ignore") == path
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writes of a run left in its folder."""
     for path in folder.glob(f".*{BESIDE}"):

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 
+from ops.utils.files import has_utf8_name
 from ops.video.errors import NotPlain, VideoError, check_readable
 from ops.video.frame_timing import frames_at_rate, is_constant
 
@@ -240,7 +241,7 @@ def _open(path: Path, raw: bool = False) -> Iterator[cv2.VideoCapture]:
     parameters = [cv2.CAP_PROP_FORMAT, -1] if raw else [cv2.CAP_PROP_N_THREADS, 1]
     name, capture = os.path.abspath(path), None  # absolute, so that no part of it is taken for a protocol
     with path.open("rb") as file:
-        if os.fsencode(name).decode(errors="ignore") != name:  # a name in another encoding
+        if not has_utf8_name(name):
             name = f"/dev/fd/{file.fileno()}"
         with suppress(NotPlain):  # the line below says as much
             capture = _call(cv2.VideoCapture, name, cv2.CAP_FFMPEG, parameters)

@@ -96,8 +96,10 @@ def _start_worker(work: Callable, initialise: Callable | None, job: Any, busy: d
     process = context.Process(target=_serve, args=(there, work, initialise), daemon=True)
     # Ctrl-C reaches the whole group, also those that are still importing; the parent, which gets it late, decides.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    process.start()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     busy[here] = process, job
     _send(here, job)

@@ -46,8 +46,9 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
 
     Raises UserError where a machine has GPUs but fewer than it has processes, and where the processes do not meet.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else 0
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_launched() else 1
+    said_by_launcher = os.environ if is_launched() else {}
+    local_rank = int(said_by_launcher.get("LOCAL_RANK", 0))
+    local_world_size = int(said_by_launcher.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_world_size > torch.cuda.device_count():

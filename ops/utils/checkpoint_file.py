@@ -53,9 +53,10 @@ def read(path: Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+    harmless = [*_harmless_numpy(), Namespace]
     try:
         _check_archive(path)
-        with torch.serialization.safe_globals([*_harmless_numpy(), Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what torch.load finds odd in a file; one line says it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -195,8 +196,7 @@ def _check_archive(path: Path) -> None:
 def _harmless_numpy() -> list:
     """What NumPy numbers in a file are made of: some versions of the published code saved their best metric so."""
     numeric = [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
-    core = getattr(np, "_core", None) or np.core
-    scalar = core.multiarray.scalar
+    scalar, _ = np.float64(0).__reduce__()  # is in `numpy.core` before NumPy 2, in `numpy._core` since
     return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *numeric]
 
 

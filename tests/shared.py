@@ -5,6 +5,7 @@ import functools
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -294,6 +295,11 @@ def _print_to(out: Path, err: Path, work: Callable[[], None]) -> None:
     os.dup2(sys.stderr.fileno(), 2)
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
     work()
+
+
+def without_gloo(text: str) -> str:
+    """What was printed but for a line that some releases of PyTorch print on standard output when processes meet."""
+    return re.sub(r"^\[Gloo\].*\n", "", text, flags=re.MULTILINE)
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ from ops.utils.errors import UserError, first_line, is_launched
 TIME_LIMIT = 30.0  # minutes to wait for another process
 PATIENCE = 15.0  # seconds in which a process that is still there answers, after a failed exchange
 SECONDS_TO_LEAVE = 5.0  # the process group, after a failure
+SECONDS_TO_SETTLE = 0.1  # in which Gloo's threads let go of the last exchange
 MEETING_PLACE = "env://"  # where processes find each other: at the address that the launcher says
 
 
@@ -66,10 +67,20 @@ def process_group(time_limit: float = TIME_LIMIT) -> Iterator[torch.device]:
     try:
         yield device
     except BaseException:  # here NCCL waits for the others, who may never come: the reason must not wait with it
-        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        leaving = threading.Thread(target=_leave, daemon=True)
         leaving.start()
         leaving.join(SECONDS_TO_LEAVE)
         raise
+    _leave()
+
+
+def _leave() -> None:
+    """Leave the process group.
+
+    In PyTorch 2.6 to 2.11 at least, a thread of Gloo's needs Python's lock to free the tensors of the last exchange,
+    and leaving waits for that thread while it holds the lock: a run right after an exchange would hang at its end.
+    """
+    time.sleep(SECONDS_TO_SETTLE)
     dist.destroy_process_group()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from ops.utils import distributed
 from ops.utils.errors import UserError
@@ -40,6 +41,20 @@ def test_two_processes_exchange_rows_sums_and_mistakes():
     done = call_together(exchange, check=False)
     assert done.stdout == "rank 0 got here\nrank 1 got here\n", done.stderr
     assert done.returncode == 2 and "only the second process knows" in the_error(done.stderr)
+
+
+def exchange_and_leave(arguments) -> None:
+    for turn in range(3):
+        distributed.MEETING_PLACE = distributed.MEETING_PLACE.replace("meeting", f"{turn}meeting")
+        with distributed.process_group():
+            network = DistributedDataParallel(torch.nn.Linear(3, 3))
+            network(torch.ones(2, 3)).sum().backward()
+            distributed.sum_over_processes(torch.ones(500_000))
+        del network  # holds the group for longer than it is joined, as in a training
+
+
+def test_a_group_can_be_left_right_after_an_exchange():
+    call_together(exchange_and_leave)
 
 
 def test_one_process_needs_no_group():

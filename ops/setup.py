@@ -33,6 +33,7 @@ from ops.utils.signals import leaving_at_once
 
 ROOT = Path(__file__).resolve().parent.parent
 
+RECOMPUTES_COMPILED = "2.9"  # the first PyTorch that moves batch norms' statistics once when compiled and recomputed
 # Options that may differ between a run and its continuation without changing what comes out.
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
@@ -70,6 +71,7 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
         check_precision(options.eval_precision, run.device)
         if options.compile:
             check_compiler(run.device)
+            check_recomputation(options)
     for note in check_splits(data.splits, options.skip_missing):
         run.log.line(note)
     return data
@@ -265,6 +267,16 @@ def check_compiler(device: torch.device) -> None:
         needed = "a C++ compiler (its path in CXX)" if device.type == "cpu" else "Triton and a C compiler"
         message = f"--compile does not work here ({first_line(error)}): it needs {needed}; or leave it out"
         raise UserError(message) from error
+
+
+def check_recomputation(options: argparse.Namespace) -> None:
+    """Raise UserError where compiled backbones would move their running statistics once more when activations are
+    computed again."""
+    if options.checkpoint_activations and torch.__version__ < RECOMPUTES_COMPILED:
+        raise UserError(
+            f"--compile and --checkpoint_activations together need PyTorch {RECOMPUTES_COMPILED} (this is "
+            f"{torch.__version__}), before which batch norms count every batch twice: leave one of them out"
+        )
 
 
 def changed_options(before: Mapping[str, Any], options: argparse.Namespace) -> list[str]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch.torch_version import TorchVersion
 
 import main
 from models.backbones import run_blocks
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint
 from ops.inference import InferenceNetwork, prepare_for_inference
-from ops.setup import check_compiler, compile_backbones
+from ops.setup import RECOMPUTES_COMPILED, check_compiler, compile_backbones
 from tests.shared import SMALL, SMALL_OPTIONS, call, the_error
 from tests.thin import thin_networks
 
@@ -65,6 +66,7 @@ def test_training_gives_the_same_maps_and_gradients_and_evaluation_is_left_alone
 
 
 @needs_compiler
+@pytest.mark.skipif(torch.__version__ < RECOMPUTES_COMPILED, reason="both together are refused")
 def test_activations_may_be_computed_again_in_a_compiled_backbone():
     class Backbone(nn.Module):
         """Two blocks, with the maps between them kept and the rest computed again."""
@@ -86,6 +88,19 @@ def test_activations_may_be_computed_again_in_a_compiled_backbone():
         torch.testing.assert_close(ours.grad, expected.grad)
     for ours, expected in zip(compiled.buffers(), backbone.buffers(), strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+def test_compiling_what_is_computed_again_is_refused_where_pytorch_would_count_it_twice(
+    dataset_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.8.0+cu128"))
+    monkeypatch.setattr("ops.setup.check_compiler", lambda device: None)
+    both = ["--compile", "--checkpoint_activations"]
+    options = ["--dataset", "mine", "--data_dir", dataset_folder, "--root_log", tmp_path / "log", *SMALL_OPTIONS]
+    assert call(main.main, *options, *both) == 2
+    line = the_error(capsys.readouterr().err)
+    assert all(part in line for part in (*both, "2.9", "2.8.0", "leave one of them out"))
+    assert not (tmp_path / "log").exists()
 
 
 @needs_compiler

@@ -5,7 +5,6 @@ heads are never used by the forward pass; they keep their place in the state dic
 strictly, but need no gradient.
 """
 
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -146,13 +145,23 @@ def _load_file(network: nn.Module, path: Path) -> None:
         raise WeightsError(f"glance weights {path} do not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"glance weights {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # unpicklers raise a dozen types on damaged bytes
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"glance weights {path} cannot be read: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    if isinstance(network, MobileNetV2Backbone) and "features.1.conv.0.0.weight" in state:
-        state = network.published_names(state)
-    _check_and_load(network, state, str(path))
+    tensors = isinstance(state, dict) and {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise WeightsError(f"glance weights {path} hold no tensors by name")
+    if isinstance(network, MobileNetV2Backbone) and "features.1.conv.0.0.weight" in tensors:
+        try:
+            tensors = network.published_names(tensors)
+        except ValueError as error:
+            raise WeightsError(f"glance weights {path} are not all of torchvision's MobileNetV2") from error
+    _check_and_load(network, tensors, str(path))
 
 
 def _load_torchvision(network: nn.Module, published_place: Path | None) -> str:

@@ -82,10 +82,19 @@ def test_files_that_do_not_fit_are_refused(hub, tmp_path, torchvision_networks):
     networks = MobileNetV2Backbone(), ResNet50Backbone()
     (tmp_path / "text.pth").write_text("no weights")
     torch.save(torchvision_networks[1].state_dict(), tmp_path / "resnet.pth")
+    (tmp_path / "nothing.pth").write_bytes(b"\x80\x02.")  # a pickle of no value, which unpickling trips over
+    torch.save({"state_dict": [1]}, tmp_path / "list.pth")
+    torch.save({0: torch.zeros(1), "epoch": 3}, tmp_path / "numbers.pth")
+    some = dict(list(torchvision_networks[0].state_dict().items())[:20])
+    torch.save(some, tmp_path / "some.pth")
     for name, message in (
         ("absent.pth", "absent.pth do not exist"),
         ("text.pth", "text.pth cannot be read"),
         ("resnet.pth", "resnet.pth is not a checkpoint of this glance or focus network"),
+        ("nothing.pth", "nothing.pth cannot be read"),
+        ("list.pth", "list.pth hold no tensors by name"),
+        ("numbers.pth", "numbers.pth hold no tensors by name"),
+        ("some.pth", "some.pth are not all of torchvision's MobileNetV2"),
     ):
         with pytest.raises(WeightsError, match=message) as caught:
             load_imagenet_weights(*networks, tmp_path / name, tmp_path)

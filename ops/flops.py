@@ -55,11 +55,12 @@ def gflops(module: nn.Module, *input_shape: int) -> float:
     """Multiply-adds of one evaluation pass over an input of this shape, in units of 10^9."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     state = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    was_training = module.training
+    modes = {part: part.training for part in module.modules()}  # of their own where batch norms are frozen
     module.eval()
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             functional_call(module, state, (torch.empty(input_shape, device="meta"),))
     finally:
-        module.train(was_training)
+        for part, mode in modes.items():
+            part.training = mode
     return counter.get_total_flops() / 2 / GIGA  # the counter takes a multiply-add for two

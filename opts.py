@@ -86,9 +86,16 @@ class OneLineParser(argparse.ArgumentParser):
         sys.exit(EXIT_WRONG_INPUT)
 
 
+class DefaultsWhereThereAreAny(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to an option's help, unless that is to go without the option."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, "", False) else action.help
+
+
 def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParser:
     """The parser that the training, evaluation and early-exit scripts share; eval_freq is that script's default."""
-    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(description=description, formatter_class=DefaultsWhereThereAreAny)
 
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="actnet", help="actnet, fcvid, minik, toy, or a name of your own")

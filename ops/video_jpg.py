@@ -51,13 +51,14 @@ from ops.video.frame_folders import BACKENDS, DEFAULT_HEIGHT, DEFAULT_JPEG_QUALI
 from ops.video.frames_root import estimate
 from ops.video.plan import ACCEPTED_FORMATS, PlannedVideo, Selection, find_videos, plan
 from ops.video.split_files import LabelledVideo, read_labels, write_split_files
+from opts import OneLineParser
 
 DATASETS = ("actnet", "fcvid", "minik")
 _FAILURES_TO_NAME = 5
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("dir_path", type=Path, help="folder of videos; those in sub-folders count too")

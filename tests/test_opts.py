@@ -166,3 +166,17 @@ def test_help_and_wrong_options_do_not_wait_for_torch(script):
         "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules)\n"
     )
     assert "usage:" in run_script("-c", program).stdout
+
+
+def test_help_names_only_defaults_that_there_are():
+    printed = build_parser("").format_help()
+    assert "(default: actnet)" in printed and "default: )" not in printed
+    assert "None" not in printed and "False" not in printed
+
+
+@pytest.mark.parametrize(
+    "module", ["ops.video_jpg", "ops.report.curves", "ops.toy.dataset", "ops.toy.policies", "ops.toy.pretrain"]
+)
+def test_every_script_says_in_one_line_what_is_wrong_with_its_options(module, capsys):
+    assert call(importlib.import_module(module).main, "--nope") == 2
+    assert "--help" in the_error(capsys.readouterr().err)

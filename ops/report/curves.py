@@ -10,7 +10,6 @@ The last line then reads
 For one folder the picture is its curves.png, unless --output says otherwise; training and `--evaluate` write it too.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from ops.losses import LOSS_NAMES
 from ops.report.style import FONT, fitted, new_figure, plain_axes, save_png
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.logger import METRICS_FILE, Records, read_records
+from opts import OneLineParser
 
 CURVES_FILE = "curves.png"
 MAIN_METRICS = ("mAP", "Acc_pred@1")
@@ -123,7 +123,7 @@ def _draw(axes: Axes, title: str, series: Mapping[str, Sequence[tuple[int, float
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the runs of the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Curves of one run, or of several for comparison.", allow_abbrev=False)
+    parser = OneLineParser(description="Curves of one run, or of several for comparison.", allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path, metavar="LOG_FOLDER", help="folder with a metrics.jsonl")
     parser.add_argument("--output", type=Path, help=f"picture to write (default: {CURVES_FILE} in the folder)")
     options = parser.parse_args(arguments)

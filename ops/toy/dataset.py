@@ -19,7 +19,6 @@ in pixels of a frame (right and bottom just outside the badge) and frame numbers
 videos. A folder is made once and then reused; `--remake` makes it again with other settings.
 """
 
-import argparse
 import fcntl
 import json
 import shutil
@@ -40,6 +39,7 @@ from ops.utils.processes import run_jobs
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings, FrameTemplate
 from ops.video.opencv import prepare_worker
+from opts import OneLineParser
 
 DEFAULT_FOLDER = Path("data") / "toy"
 SETTINGS_FILE = "toy_settings.json"  # written first and completed last; where it is, this program made the folder
@@ -209,7 +209,7 @@ def _clear(data_dir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make or reuse the data set of the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Make the toy data set.", allow_abbrev=False)
+    parser = OneLineParser(description="Make the toy data set.", allow_abbrev=False)
     parser.add_argument("--data_dir", type=Path, default=DEFAULT_FOLDER, help="folder to make (default: data/toy)")
     for field in fields(ToySettings):
         parser.add_argument(f"--{field.name}", type=int, help=f"default: {field.default}")

@@ -14,7 +14,6 @@ share of focus frames between the badge's first and last frame: learned, evenly 
 the checkpoint.
 """
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from ops.report.files import write_json
 from ops.toy.truth import ToyTruth
 from ops.utils import distributed
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
+from opts import OneLineParser
 
 Report = dict[str, dict[str, float]]
 DRAWS = 20  # of what is random; they cost little, since the network glances only once
@@ -117,7 +117,7 @@ def report_lines(report: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report on the checkpoint of the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Compare the policies with the toy dataset's truth.")
+    parser = OneLineParser(description="Compare the policies with the toy dataset's truth.")
     parser.add_argument("--resume", type=Path, required=True, help="checkpoint, of a run on the toy dataset")
     parser.add_argument("--data_dir", help="the toy dataset, where it is not the one that the checkpoint was made with")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")

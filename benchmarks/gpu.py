@@ -73,6 +73,8 @@ TRAINING = (
     Way("float32, TF32 default, NCHW", channels_last=False),
     Way("semi-AMP bfloat16, --compile", "float16", "bfloat16", compiled=True),
     Way("semi-AMP bfloat16, cudnn.benchmark", "float16", "bfloat16", tuned=True),
+    Way("semi-AMP float16, cudnn.benchmark", "float16", "float16", tuned=True),
+    Way("semi-AMP float16, --compile", "float16", "float16", compiled=True),
     Way("float32, TF32 default, --compile", compiled=True),
 )
 # Title, whether TF32 is allowed, our precision and whether ours is compiled; the yardstick is float32 as it is.
@@ -82,6 +84,7 @@ EVALUATION = (
     ("float32, TF32 off", False, "float32", False),
     ("float32 | float16", True, "float16", False),
     ("float32 | bfloat16", True, "bfloat16", False),
+    ("float32 | float16, --compile", True, "float16", True),
     ("float32 | bfloat16, --compile", True, "bfloat16", True),
 )
 

@@ -4,11 +4,11 @@ As in the paper, a GFLOP is 10^9 multiply-adds of convolutions and linear layers
 where shapes are followed but nothing is computed, so counting takes no time and no memory.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.uni_adafocus import UniAdaFocus
@@ -53,14 +53,9 @@ def cost_table(exits: Sequence[float]) -> Iterator[str]:
 
 def gflops(module: nn.Module, *input_shape: int) -> float:
     """Multiply-adds of one evaluation pass over an input of this shape, in units of 10^9."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    state = {name: tensor.detach().to("meta") for name, tensor in tensors}
-    modes = {part: part.training for part in module.modules()}  # of their own where batch norms are frozen
-    module.eval()
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            functional_call(module, state, (torch.empty(input_shape, device="meta"),))
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    # Of a copy, since other threads may be using the module itself.
+    on_meta = {id(tensor): tensor.detach().to("meta") for tensor in (*module.parameters(), *module.buffers())}
+    skeleton = copy.deepcopy(module, on_meta).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        skeleton(torch.empty(input_shape, device="meta"))
     return counter.get_total_flops() / 2 / GIGA  # the counter takes a multiply-add for two

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.uni_adafocus import UniAdaFocus
+from ops import flops
 from ops.flops import exit_gflops, part_gflops
 from tests.shared import REFERENCE, SMALL
 
@@ -17,6 +18,19 @@ def test_costs_of_the_exits_are_the_published_ones(patch_size):
     with torch.device("meta"):
         model = UniAdaFocus(200, patch_size=patch_size)
     np.testing.assert_allclose(exit_gflops(model), published, rtol=1e-3)
+
+
+def test_another_thread_may_use_the_network_meanwhile(small_model, monkeypatch):
+    seen = []
+
+    class Counter(flops.FlopCounterMode):
+        def __enter__(self):
+            seen.append({parameter.device.type for parameter in small_model.parameters()} | {small_model.training})
+            return super().__enter__()
+
+    monkeypatch.setattr(flops, "FlopCounterMode", Counter)
+    exit_gflops(small_model.train())
+    assert seen and all(found == {"cpu", True} for found in seen)
 
 
 def test_costs_follow_the_sizes_and_leave_the_model_as_it_was(small_model):

@@ -16,6 +16,7 @@ import math
 import operator
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -205,6 +206,10 @@ class FoldedConvolution(nn.Module):
         # cuDNN's depthwise convolutions take several times as long with an activation as without.
         self.suits_cudnn = HAS_CUDNN and weight.dim() == 4 and whole.groups == 1 and activation is not None
         self.packed: dict[int, Tensor] = {}  # by the number of threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle has: it packs the weights for itself, as oneDNN's cannot be copied."""
+        return self.__dict__ | {"packed": {}}
 
     def forward(self, images: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """images [N, D, ...]; shortcut: of the result's shape, added before the activation."""

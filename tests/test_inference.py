@@ -124,6 +124,15 @@ def test_weights_are_packed_for_one_thread_and_for_single_images(channels, side)
             assert list(whole.packed) == ([2, 1] if threads == 1 else [] if number == 3 else [2])
 
 
+@torch.no_grad()
+def test_a_prepared_network_that_has_run_can_be_copied_and_saved(model, frames, tmp_path):
+    prepared = prepare_for_inference(model)
+    expected = prepared(frames).logits
+    torch.save(prepared, tmp_path / "prepared.pth")
+    for other in (copy.deepcopy(prepared), torch.load(tmp_path / "prepared.pth", weights_only=False)):
+        assert torch.equal(other(frames).logits, expected)
+
+
 def test_costs_count_the_same(model):
     assert exit_gflops(prepare_for_inference(model)) == pytest.approx(exit_gflops(model))
 

@@ -143,15 +143,21 @@ class UniAdaFocus(nn.Module):
 
         Returns an `Output`; in training mode a `TrainingOutput`, whose two branches share the glance.
         """
-        if frames.dim() != 5 or frames.shape[1:] != (self.num_segments, 3, self.input_size, self.input_size):
-            expected = f"[B, {self.num_segments}, 3, {self.input_size}, {self.input_size}]"
-            raise ValueError(f"frames must be {expected}, not {list(frames.shape)}")
+        self.check_frames(frames)
         glance = self.glance(frames)
         decision = self.decide(glance)
         if self.training:
             return self._forward_both_branches(frames, glance, decision)
         focus_features = self.focus(frames, decision)
         return self.aggregate(glance, decision, focus_features)
+
+    def check_frames(self, frames: Tensor) -> None:
+        """Raise ValueError for what `forward` does not take."""
+        wanted = (self.num_segments, 3, self.input_size, self.input_size)
+        if frames.dim() != 5 or frames.shape[1:] != wanted or not len(frames):
+            raise ValueError(f"frames must be [B, {', '.join(map(str, wanted))}], not {list(frames.shape)}")
+        if frames.dtype != torch.uint8 and not frames.is_floating_point():
+            raise ValueError(f"frames must be uint8, or float32 already normalised, not {frames.dtype}")
 
     def _forward_both_branches(self, frames: Tensor, glance: Glance, decision: Decision) -> TrainingOutput:
         """Focus and aggregate twice: on the patches that the policy chose, and on random ones of the same frames."""

@@ -66,8 +66,11 @@ class EarlyExitInference:
     def __call__(self, frames: Tensor | FrameSource, trace: Trace | None = None) -> ExitResult:
         """Run a batch: clips uint8 [B, T, 3, H, W], or a source of its frames; trace: keeps what was looked at.
 
-        Raises UserError where logits are not finite, and what the source raises.
+        Raises ValueError for clips of another shape than the model's, UserError where logits are not finite, and what
+        the source raises.
         """
+        if isinstance(frames, Tensor):
+            self.model.check_frames(frames)
         source = ClipFrames(frames) if isinstance(frames, Tensor) else frames
         result = ExitResult.empty(len(source), self.model.num_classes)
         for step in stepwise(self.model, source, self._chunks, trace):

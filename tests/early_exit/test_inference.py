@@ -208,6 +208,23 @@ def test_thresholds_of_another_model_and_other_mistakes_are_refused(small_model,
         EarlyExitInference(small_model.eval(), *arguments)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda clips: torch.cat([clips, clips], dim=1),
+        lambda clips: clips[..., :-1],
+        lambda clips: clips[:0],
+        lambda clips: clips.long(),
+        lambda clips: clips[0],
+    ],
+)
+def test_clips_that_the_model_would_refuse_are_refused(cases, wrong):
+    case = cases["many patches"]
+    for runs in (case.model, EarlyExitInference(case.model, case.thresholds([3, 2, 1, 1, 1, 1]), "confidence")):
+        with pytest.raises(ValueError, match="frames must be "):
+            runs(wrong(case.clips))
+
+
 def test_a_model_in_training_mode_is_refused(small_model):
     with pytest.raises(ValueError, match="training mode"):
         EarlyExitInference(small_model.train(), [0.0, 0.0, 0.0], "confidence")(

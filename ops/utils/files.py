@@ -38,18 +38,29 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_pipe_or_device(path: Path) -> bool:
+    """Whether something is there that takes bytes and keeps none: /dev/null, or what `>(command)` stands for."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, beside `path`, which takes that name when the block ends well and is gone when it does not.
 
-    Raises UserError where it cannot be written.
+    A link stays and its file is replaced; a pipe or a device is written to as it is. Raises UserError where it cannot
+    be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}{BESIDE}")
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f".{target.name}.{os.getpid()}{BESIDE}")
     try:
+        if is_pipe_or_device(path):
+            with open(path, "wb") as file:
+                yield file
+            return
         try:
             with open(beside, "wb") as file:
                 yield file
-            os.replace(beside, path)
+            os.replace(beside, target)
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()

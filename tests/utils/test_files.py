@@ -1,5 +1,8 @@
 """ops/utils/files.py: a file is there whole or not at all."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ops.utils.errors import UserError
@@ -23,6 +26,27 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
         file.write(b"half")
         raise ZeroDivisionError
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
+    real, link = tmp_path / "folder" / "real", tmp_path / "link"
+    real.parent.mkdir()
+    real.write_text("before")
+    link.symlink_to(real)
+    with whole_file(link) as file:
+        file.write(b"after")
+    assert link.is_symlink() and real.read_text() == "after"
+    assert list(real.parent.iterdir()) == [real] and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_pipe_gets_what_is_written_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(pipe.read_bytes)
+        with whole_file(pipe) as file:
+            file.write(b"all")
+        assert reading.result() == b"all" and pipe.is_fifo()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

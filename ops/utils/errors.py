@@ -116,6 +116,10 @@ def run_entry(main: Callable[[], int | None]) -> None:
         tell("error: the program that read the output has ended; redirect the output to a file to keep it", sys.stderr)
         code = EXIT_WITH_FAILURES
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and error.filename is None:
+            discard(sys.stdout)
+            tell(f"error: the output cannot be written: {error.strerror}", sys.stderr)
+            sys.exit(EXIT_WRONG_INPUT)
         if error.errno not in (errno.ENAMETOOLONG, errno.EACCES):  # which even a look whether a file is there raises
             raise
         advice = "; check its permissions" if error.errno == errno.EACCES else ""

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,3 +126,14 @@ def test_a_missing_permission_is_one_line(capsys):
     assert left.value.code == EXIT_WRONG_INPUT
     line = "error: Permission denied: /data/classInd.txt; check its permissions"
     assert the_error(capsys.readouterr().err) == line
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no disk that is always full")
+@pytest.mark.parametrize(
+    "printing", ["print('a row', flush=True)", "sys.stdout.buffer.write(b'x'); sys.stdout.flush()"]
+)
+def test_a_full_disk_behind_standard_output_is_one_line(printing):
+    program = f"import sys\nfrom ops.utils.errors import run_entry\ndef main():\n    {printing}\nrun_entry(main)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "error: the output cannot be written: No space left on device\n"

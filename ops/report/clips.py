@@ -48,7 +48,7 @@ def save_inspection_video(
     The box is thick in the segments that were looked at and thin elsewhere; in between it moves as the policy does.
     Below stand the likeliest class and its probability after the patches so far, over a time line with a mark for each.
     What the network never sees is dimmed. The file is there whole or not at all. Raises UserError where there is no
-    frame or the clip cannot be written, and what `frames` raises.
+    frame or the clip cannot be written, VideoError where the encoder refuses it, and what `frames` raises.
     """
     overlay, written, writer = _Overlay(inspection, class_names), 0, None
     try:

@@ -1,5 +1,7 @@
 """MP4 files that browsers play, where the encoder is there."""
 
+import errno
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -8,7 +10,10 @@ import cv2
 import numpy as np
 
 from ops.video import ffmpeg
+from ops.video.errors import VideoError
 
+# What ffmpeg may say of the place that it is to write to, rather than of the pictures.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOENT)
 NOT_FOR_BROWSERS = "clips are MPEG-4 Part 2, which browsers do not play: install ffmpeg with libx264 for H.264"
 
 
@@ -23,7 +28,10 @@ def makes_h264() -> bool:
 
 
 class ClipWriter:
-    """Writes pictures uint8 RGB [H, W, 3] of one size, with even sides, to an MP4 file. Raises OSError."""
+    """Writes pictures uint8 RGB [H, W, 3] of one size, with even sides, to an MP4 file.
+
+    Raises OSError where that cannot be written, VideoError where the encoder refuses the pictures.
+    """
 
     def __init__(self, path: Path, frame_rate: float, size: tuple[int, int]) -> None:
         """size: (width, height)."""
@@ -55,9 +63,12 @@ class ClipWriter:
         if self._process is None:
             self._writer.release()
             return
-        said = self._process.communicate()[1].decode(errors="replace").strip().splitlines()
+        said = self._process.communicate()[1].decode(errors="replace").strip()
         if self._process.returncode:
-            raise OSError(said[-1] if said else f"ffmpeg ended with exit code {self._process.returncode}")
+            if failed := next((code for code in CANNOT_WRITE if os.strerror(code) in said), None):
+                raise OSError(failed, os.strerror(failed))
+            reason = said.splitlines()[0] if said else f"exit code {self._process.returncode}"
+            raise VideoError(f"ffmpeg does not encode it ({reason})")
 
     def discard(self) -> None:
         """Give up an unfinished file."""

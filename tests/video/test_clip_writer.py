@@ -8,6 +8,7 @@ import pytest
 
 from ops.video import clip_writer
 from ops.video.clip_writer import ClipWriter, makes_h264
+from ops.video.errors import VideoError
 
 
 def write(path, size=(64, 48)):
@@ -27,6 +28,12 @@ def test_pictures_come_back(tmp_path, h264, monkeypatch):
     frames = [capture.read()[1] for _ in range(4)]
     assert frames[3] is None and capture.get(cv2.CAP_PROP_FPS) == 10
     assert [frame[..., 2].mean() for frame in frames[:3]] == pytest.approx([50, 200, 100], abs=6)
+
+
+@pytest.mark.skipif(not makes_h264(), reason="needs the program ffmpeg with libx264")
+def test_pictures_that_the_encoder_refuses_are_an_error_of_this_video(tmp_path):
+    with pytest.raises(VideoError, match=r"ffmpeg does not encode it \(.*(width|dimensions|21600x64).*\)"):
+        write(tmp_path / "a.mp4", size=(21600, 64))
 
 
 @pytest.mark.skipif(not makes_h264(), reason="needs the program ffmpeg with libx264")

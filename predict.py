@@ -9,6 +9,7 @@ For each video it prints the likeliest classes, how many patches were looked at,
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     work = parser.add_argument_group("work")
     work.add_argument("--batch_size", type=whole(1), default=8, metavar="N", help="videos at a time (default: 8)")
     work.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
-    work.add_argument("--frame_rate", type=positive, metavar="R", help="frames per second (default: the file's own)")
+    rate = "frames per second (default: -1, the file's own rate)"
+    work.add_argument("--frame_rate", type=float, default=-1, metavar="R", help=rate)
     work.add_argument(
         "--height", type=whole(1), default=360, metavar="N", help="pixels that frames are scaled to (default: 360)"
     )
@@ -85,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.operating_point = options.operating_point or DEFAULT_OPERATING_POINT
     if options.json == options.csv == "-":
         parser.error("--json - and --csv - would mix: give one of them a file")
+    if options.json and options.csv and os.path.realpath(options.json) == os.path.realpath(options.csv):
+        parser.error(f"--json and --csv are both to be {options.csv}: give one of them another name")
     from ops.predict.run import predict  # torch takes seconds to import; --help and wrong options should not
 
     return predict(options)

@@ -26,6 +26,7 @@ from ops.predict.output import Table
 from ops.predict.paths import find
 from ops.predict.run import find_device
 from ops.utils.errors import UserError
+from ops.utils.files import whole_file
 from ops.video.extraction import extract_videos
 from ops.video.frame_folders import FrameSettings
 from ops.video.frames import VideoFile
@@ -225,6 +226,9 @@ def test_a_published_checkpoint_needs_only_what_differs_from_the_published_setti
         ("videos --resume ours.pth.tar --device tpu", "--device tpu cannot be used"),
         ("videos --resume ours.pth.tar --json absent/p.json", "there is no folder absent"),
         ("videos --resume ours.pth.tar --json - --csv -", "would mix"),
+        ("videos --resume ours.pth.tar --json p --csv ./p", "are both to be ./p"),
+        ("videos --resume ours.pth.tar --json=", "an empty one was given"),
+        ("videos --resume ours.pth.tar --frame_rate 20000", "-1 for the file's"),
         ("videos --resume ours.pth.tar --save_images classInd.txt", "classInd.txt: cannot be made"),
         (
             "videos --resume published.pth.tar --num_segments 6 --patch_size 32 "
@@ -244,6 +248,30 @@ def test_wrong_use_is_one_line_and_exit_code_2(capsys, arguments, expected):
     assert call(predict.main, *arguments.split()) == 2
     printed = capsys.readouterr()
     assert expected in the_error(printed.err) and printed.out == ""
+
+
+def test_where_one_file_cannot_be_written_at_the_end_the_other_is(capsys, tmp_path, monkeypatch):
+    def full(path):
+        if path.name == "full.json":
+            raise UserError(f"cannot write {path}: No space left on device")
+        return whole_file(path)
+
+    monkeypatch.setattr("ops.predict.output.whole_file", full)
+    files = ["--json", tmp_path / "full.json", "--csv", tmp_path / "p.csv"]
+    assert call(predict.main, "videos/a.mp4", "--resume", "ours.pth.tar", *files) == 2
+    assert "full.json: No space left" in the_error(capsys.readouterr().err)
+    assert "videos/a.mp4" in (tmp_path / "p.csv").read_text()
+
+
+def test_a_link_is_written_through_and_a_pipe_gets_the_predictions(capsys, tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit((tmp_path / "pipe").read_text)
+        files = ["--json", tmp_path / "pipe", "--csv", tmp_path / "link.csv"]
+        assert call(predict.main, "videos/a.mp4", "--resume", "ours.pth.tar", *files) == 0
+        assert json.loads(reading.result())[0]["video"] == "videos/a.mp4"
+    assert "videos/a.mp4" in (tmp_path / "real.csv").read_text() and (tmp_path / "link.csv").is_symlink()
 
 
 def test_pictures_and_clips_are_named_in_the_json(capsysbinary, tmp_path):

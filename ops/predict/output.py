@@ -14,7 +14,7 @@ from ops.predict.predictor import Failure, Outcome, Prediction
 from ops.report.files import no_formula
 from ops.utils.errors import UserError
 from ops.utils.failure_list import printable
-from ops.utils.files import whole_file
+from ops.utils.files import is_pipe_or_device, whole_file
 
 STDOUT = "-"
 _WIDEST_NAME = 60  # characters of a column; longer names push the rest of their line to the right
@@ -97,8 +97,10 @@ def as_csv(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
 def check_writable(target: str) -> None:
     """Find out before the work whether `deliver` will be able to write. Raises UserError."""
     path = Path(target)
-    if target == STDOUT:
+    if target == STDOUT or is_pipe_or_device(path):
         return
+    if not target:
+        raise UserError("--json and --csv need the name of a file, or -: an empty one was given")
     if path.is_dir():
         raise UserError(f"{printable(target)} is a folder: give the name of a file")
     if not path.parent.is_dir():

@@ -28,12 +28,17 @@ def find(names: Sequence[str]) -> list[FoundVideo]:
     * ? [ ] in a name, ** for any folders. Raises UserError for a name that stands for nothing.
     """
     found: dict[str, FoundVideo] = {}
+    if isinstance(names, str):
+        raise TypeError(f"find takes a list of names: find([{names!r}])")
     for name in names:
+        if not name:
+            raise UserError("an empty name was given as a video: name a file, a folder or a pattern")
         videos = [video for path in _paths(name) for video in _videos_of(path)]
         if not videos:
             endings = " ".join(ACCEPTED_FORMATS)
             raise UserError(
-                f"{printable(name)}: no video there ({endings}), nor a folder of frames such as {COMMON_TEMPLATES[0]}"
+                f"{printable(name)}: no video there ({endings}), nor a folder of frames such as "
+                f"{COMMON_TEMPLATES[0].format(1)}"
             )
         for video in videos:
             found.setdefault(os.path.abspath(video.path), video)

@@ -70,6 +70,8 @@ class Predictor:
         settings: of the frames, as for `ops.video_jpg`.
         decode: as for `VideoDataset`.
         illustrate: draws what was seen.
+
+    Several threads may use one predictor. Raises ValueError for arguments that make no sense.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Predictor:
         decode: str = BACKENDS[0],
         illustrate: Illustrate | None = None,
     ) -> None:
+        if batch_size < 1 or topk < 1:
+            raise ValueError(f"batch_size {batch_size} and topk {topk} must be at least 1")
         self.gflops = exit_gflops(model)
         self.model = model
         if thresholds is None:

@@ -26,7 +26,7 @@ from ops.video.opencv import silence_decoders
 @leaving_at_once()
 def predict(options: argparse.Namespace) -> int:
     """Predict as the options of `predict.py` say. Returns the exit code; wrong input is a UserError."""
-    for target in filter(None, (options.json, options.csv)):
+    for target, _ in targets(options):
         check_writable(target)
     silence_decoders()
     device = find_device(options.device)
@@ -55,8 +55,7 @@ def predict(options: argparse.Namespace) -> int:
         raise
     if table is not None:
         print(table.foot(outcomes))
-    for target, form in targets(options):
-        deliver(form(outcomes, class_names), target)
+    deliver_all(outcomes, class_names, options)
     return EXIT_WITH_FAILURES if any(isinstance(outcome, Failure) for outcome in outcomes) else EXIT_DONE
 
 
@@ -76,6 +75,18 @@ def show(outcome: Outcome, table: Table | None) -> None:
 def targets(options: argparse.Namespace) -> list[tuple[str, Callable[[Sequence[Outcome], Sequence[str]], bytes]]]:
     """Where predictions are to be delivered, and in which form."""
     return [(target, form) for target, form in ((options.json, as_json), (options.csv, as_csv)) if target is not None]
+
+
+def deliver_all(outcomes: Sequence[Outcome], class_names: Sequence[str], options: argparse.Namespace) -> None:
+    """Write the predictions wherever they are to be; where one place fails, the others first. Raises UserError."""
+    failed: list[UserError] = []
+    for target, form in targets(options):
+        try:
+            deliver(form(outcomes, class_names), target)
+        except UserError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def keep_unfinished(
@@ -120,6 +131,7 @@ def build_predictor(
     options: argparse.Namespace, model: UniAdaFocus, class_names: Sequence[str], videos: Sequence[FoundVideo]
 ) -> Predictor:
     """The predictor of the options, with early exit and pictures where they are asked for."""
+    settings = FrameSettings(height=options.height, frame_rate=None if options.frame_rate == -1 else options.frame_rate)
     thresholds, criterion = None, "confidence"
     if options.thresholds is not None:
         checkpoint_hash = file_hash(options.resume)
@@ -136,7 +148,7 @@ def build_predictor(
         criterion,
         topk=options.topk,
         batch_size=options.batch_size,
-        settings=FrameSettings(height=options.height, frame_rate=options.frame_rate),
+        settings=settings,
         decode=options.decode,
         illustrate=illustrate,
     )

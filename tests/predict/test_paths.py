@@ -70,6 +70,11 @@ def test_a_name_that_stands_for_nothing_is_an_error_in_one_line(folder, name):
     assert str(error.value).startswith(name.replace("\n", "\\n")) and "\n" not in str(error.value)
 
 
+def test_one_name_is_not_taken_for_a_list_of_letters(folder):
+    with pytest.raises(TypeError, match="takes a list"):
+        find("/videos/a.mp4")
+
+
 def test_a_name_that_is_not_utf8_is_fine(folder):
     try:
         (folder / os.fsdecode(b"caf\xe9.mp4")).touch()

@@ -94,6 +94,12 @@ def test_videos_leave_where_the_simulation_says(model, videos, whole, criterion,
     check(outcomes, whole, patches, model)
 
 
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": -1}, {"topk": 0}])
+def test_arguments_that_make_no_sense_are_refused(model, wrong):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Predictor(model, **wrong)
+
+
 def test_more_classes_than_there_are_cannot_be_told(model, videos):
     (outcome,) = Predictor(model, topk=99)(videos[:1])
     assert sorted(outcome.labels) == [0, 1, 2, 3] and sum(outcome.probabilities) == pytest.approx(1)

@@ -1,12 +1,13 @@
 # make demo: trains on videos made on the spot, and shows what looking only where it matters is worth; some 8 minutes on 2 cores.
 # make test: everything that is tested.
+# make oldest: the same with the oldest releases that requirements.txt allows.
 # make bench: how fast it is, in one table, in a few minutes.
 # make faults: kills, full disks and other faults by the hundred, in some minutes (docs/FAULTS.md).
 # make results: five training runs on other such videos, and whether they show what they should; an hour on 2 cores.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo results test faults bench lint
+.PHONY: demo results test oldest faults bench lint
 
 demo: .venv/installed
 	$(BIN)/python main_semiAMP.py --dataset toy --resume auto
@@ -17,6 +18,12 @@ results: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+oldest:
+	$(PYTHON) -m venv .oldest
+	sed -En 's/^([a-z-]+)>=([0-9.]+).*/\1==\2.*/p' requirements.txt requirements-dev.txt > .oldest/requirements.txt
+	.oldest/bin/python -m pip install --quiet --disable-pip-version-check -r .oldest/requirements.txt
+	PYTHONWARNINGS=ignore .oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: .venv/installed-dev
 	$(BIN)/python -m tests.faults

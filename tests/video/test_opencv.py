@@ -83,6 +83,9 @@ def test_a_rate_that_varies_is_refused(tmp_path, entries):
         PlainVideo(path)
 
 
+OLDER_OPENCV = "its frame rate varies"  # what 4.11 says of a file that hides its last frames
+
+
 def test_hidden_frames_are_noticed(tmp_path):
     path = make_video(tmp_path / "a.mp4", 60, 10)
     set_edit(path, frames=30, skipped=12)
@@ -90,9 +93,9 @@ def test_hidden_frames_are_noticed(tmp_path):
         PlainVideo(path)
     path = make_video(tmp_path / "b.mp4", 60, 10)
     set_edit(path, frames=50, skipped=5)
-    with pytest.raises(NotPlain, match=r"frame \d+ of 60 cannot be decoded"):
+    with pytest.raises(NotPlain, match=rf"frame \d+ of 60 cannot be decoded|{OLDER_OPENCV}"):
         frame_numbers(path)
-    with pytest.raises(NotPlain, match="its last frame cannot be found"):
+    with pytest.raises(NotPlain, match=f"its last frame cannot be found|{OLDER_OPENCV}"):
         PlainVideo(path).check_end()
 
 

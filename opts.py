@@ -81,6 +81,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Wrong options are one line and exit code 2, from one process only."""
 
     def error(self, message: str) -> None:
+        """Print the message and exit; of several processes only the first prints."""
         if is_first_process():
             print(f"error: {message} (see {self.prog} --help)", file=sys.stderr, flush=True)
         sys.exit(EXIT_WRONG_INPUT)
@@ -284,7 +285,7 @@ def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
         group,
         "--amp_scope",
         ("backbones", "all"),
-        "the two backbones, as published, or all layers; losses and decisions are always in float32",
+        "the two backbones, as published, or all layers; losses are always in float32",
     )
 
 

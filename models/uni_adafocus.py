@@ -48,7 +48,7 @@ class Decision:
     frame_weights: Tensor  # [B, G], sums to 1 over G
     glance_actions: Tensor  # [B, G, 4]
     focus_indices: Tensor  # [B, F] int64, strictly increasing
-    focus_actions: Tensor  # [B, F, 4], the actions of those frames
+    focus_actions: Tensor  # [B, F, 4], the actions of those frames; [B, F, n, 4] for n patches of each
 
 
 @dataclass(frozen=True)
@@ -312,8 +312,8 @@ class UniAdaFocus(nn.Module):
     def train_in_half(self, dtype: torch.dtype, scope: str) -> None:
         """Run parts of the network in half precision in training: the two "backbones" (published), or "all" layers.
 
-        Whatever the scope, weights, what frames and patches are chosen by, and results of the parts stay float32.
-        Evaluation stays float32 too.
+        Weights, the outputs of each part and what is computed from them (sampling, patches, losses) stay float32; with
+        "all", the policies' own layers run in half precision. Evaluation stays float32 too.
         """
         self.half_dtype = dtype
         self.half_parts = {self.global_CNN, self.local_CNN} if scope == "backbones" else set(self.children())

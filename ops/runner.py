@@ -165,7 +165,7 @@ def record(
 
 
 def save(run: Run, state: TrainingState, data: Data, keep: int, is_best: bool = False) -> None:
-    """Write a checkpoint; the main process does, for all. keep: how many older ones stay.
+    """Write a checkpoint; the main process does, for all. keep: as for `checkpoint.save`.
 
     Raises UserError, on all, where it cannot be written, and for weights that are not finite; those before stay then.
     """

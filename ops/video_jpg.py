@@ -58,6 +58,7 @@ _FAILURES_TO_NAME = 5
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -122,6 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Read the options (by default the command line) and run; returns the exit code."""
     args = make_parser().parse_args(argv)
     dataset_template, separator = _dataset_format(args.dataset)
     settings = FrameSettings(

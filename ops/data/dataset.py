@@ -50,7 +50,8 @@ class VideoDataset(Dataset):
         seed: of what is random.
         backend: "fast", or "pillow", its exact and slow reference.
 
-    Raises UserError for a split file that cannot be used.
+    Raises UserError for an unknown split or backend, sizes or a seed that are too small, and a split file that cannot
+    be used.
     """
 
     def __init__(

@@ -176,7 +176,7 @@ def gather_objects(value: object) -> list[object]:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The element-wise sum over all processes; on one process the tensor itself."""
+    """The element-wise sum over all processes, in place; on one process the tensor stays as it is."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values

@@ -57,10 +57,12 @@ class FrameTemplate:
 
     @property
     def for_printf(self) -> str:
+        """As ffmpeg takes it: `image_%05d.jpg`."""
         return f"{self.before}%0{self.digits}d{self.after}"
 
     @property
     def for_format(self) -> str:
+        """As `str.format` takes it: `image_{:05d}.jpg`."""
         return f"{self.before}{{:0{self.digits}d}}{self.after}"
 
     @cached_property

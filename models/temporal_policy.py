@@ -45,7 +45,7 @@ def sample_focus_frames(weights: Tensor, num_segments: int, num_focus_segments: 
 
 
 def expected_logits(frame_weights: Tensor, glance_logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The temporal training signal: what the weighted glance would say, were its likeliest frames not there.
+    """The temporal training signal: the weighted mean of the glance logits once frames drawn by weight are removed.
 
     frame_weights: [B, G], each row summing to 1; glance_logits: [B, G, C]. For i = 0 .. max(1, G // 3) - 1 the first
     i frames of a sequential draw without replacement (by weight) are taken out, and the logits of the rest averaged by

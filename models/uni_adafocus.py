@@ -209,7 +209,7 @@ class UniAdaFocus(nn.Module):
         return maps.mean(dim=(-2, -1)).view(*actions.shape[:-1], -1)
 
     def aggregate(self, glance: Glance, decision: Decision, focus_features: Tensor) -> Output:
-        """Step 4: a prediction after every step, and the predictions that only train the parts."""
+        """Step 4: a prediction after every step, and the auxiliary predictions that train the parts."""
         return Output(
             **self.classify(glance, focus_features),
             glance_logits=glance.logits,
@@ -293,7 +293,7 @@ class UniAdaFocus(nn.Module):
         self.global_CNN.checkpoints_activations = self.local_CNN.checkpoints_activations = wanted
 
     def keep_batch_statistics(self, wanted: bool = True) -> None:
-        """Let the backbones' batch norms normalise by their running statistics in training too, and not change them.
+        """Freeze the running statistics of the backbones' batch norms, which normalise by them in training too.
 
         For fine-tuning on little data, or with few videos in a batch, whose own statistics say little.
         """

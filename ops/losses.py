@@ -43,8 +43,8 @@ def divergence_from_uniform(out: Output) -> Tensor:
 
 
 def distance_from_full_size(out: Output) -> Tensor:
-    """Mean of (size - 1)^2 over the height and width actions. With a weight above 0 small patches have to earn their
-    keep, with one below 0 large ones."""
+    """Mean of (size - 1)^2 over the height and width actions. With a weight above 0 small patches are penalised, with
+    one below 0 large ones."""
     return (out.glance_actions[..., 2:] - 1).square().mean()
 
 

@@ -1,8 +1,8 @@
-"""Turn a folder of videos into folders of JPEG frames, and with a table of labels into a data set.
+"""Turn a folder of videos into folders of JPEG frames, and with a table of labels into a dataset.
 
     python ops/video_jpg.py VIDEOS DATA/frames --parallel
     python ops/video_jpg.py VIDEOS DATA/frames --parallel --frame_rate 1                  # FCVID
-    python ops/video_jpg.py VIDEOS DATA/frames --parallel --write_split labels.csv        # a data set of your own
+    python ops/video_jpg.py VIDEOS DATA/frames --parallel --write_split labels.csv        # a dataset of your own
 
 The last line then reads, for instance,
 
@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     which.add_argument("--end", type=int, default=666666666, help="last video of it, counted in (default: all)")
 
     frames = parser.add_argument_group("frames")
-    frames.add_argument("--dataset", choices=DATASETS, help="name the frames, and write splits, as in this data set")
+    frames.add_argument("--dataset", choices=DATASETS, help="name the frames, and write splits, as in this dataset")
     frames.add_argument("--prefix", help="names of the frames, %%-style or {}-style (default: image_%%05d.jpg)")
     frames.add_argument(
         "--frame_rate", type=float, default=-1, help="frames per second (default: -1, the file's own rate)"

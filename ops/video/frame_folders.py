@@ -2,7 +2,7 @@
 
 Frames are made in a hidden folder beside the final one, `.unfinished-HASH-RANDOM`, which is renamed when the video is
 complete. So a folder that holds frames is finished, whoever made it, and what a killed run leaves is easily told apart.
-The hash stands for the video's name: runs on different parts of a data set leave each other's work alone.
+The hash stands for the video's name: runs on different parts of a dataset leave each other's work alone.
 """
 
 import errno

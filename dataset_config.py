@@ -8,7 +8,7 @@ A data folder holds a class file, two split files and a folder of frames, number
     DATA_DIR/frames/v_abc/image_00001.jpg
 
 The folders of the videos stand in frames/ or in the data folder itself, as in Mini-Kinetics, and their frames have the
-data set's own or another common template: which, is seen from the first listed videos.
+dataset's own or another common template: which, is seen from the first listed videos.
 
 The names of the built-in sets are those of the published data (section 5.1 of arXiv 2412.11228). Any other name works
 with classInd.txt, train_split.txt, val_split.txt and frames/. Nothing here imports torch, so that `--help` stays quick.

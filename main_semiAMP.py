@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node=4 main_semiAMP.py --dataset fcvid --data_dir PATH_TO_DATASET --root_log LOG_DIR
 
-The same loop as main.py: float16 with gradient scaling on GPUs, bfloat16 on CPUs, which `--amp_dtype` changes;
-`--amp_scope all` is half precision in all layers. Neither touches evaluation.
+The same loop as main.py: float16 with gradient scaling on GPUs, bfloat16 on CPUs that have it, otherwise float32, which
+`--amp_dtype` changes; `--amp_scope all` is half precision in all layers. Neither touches evaluation.
 """
 
 from collections.abc import Sequence

@@ -81,6 +81,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Wrong options are one line and exit code 2, from one process only."""
 
     def error(self, message: str) -> None:
+        """Print the message and exit; of several processes only the first prints."""
         if is_first_process():
             print(f"error: {message} (see {self.prog} --help)", file=sys.stderr, flush=True)
         sys.exit(EXIT_WRONG_INPUT)
@@ -111,7 +112,7 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     )
     data.add_argument("--skip_missing", action="store_true", help="leave videos without frames out and go on")
     add_decode_option(data)
-    workers = "processes per GPU that read frames; 0: none (default, by cores and processes here: %(default)s)"
+    workers = "data-loading workers per process; 0: load in that process (default, by cores and processes: %(default)s)"
     data.add_argument("-j", "--workers", type=whole(0, 1000), default=default_workers(), help=workers)
 
     model = parser.add_argument_group("model")
@@ -121,8 +122,10 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         model, "--pretrained", ("imagenet", "none", "toy"), "where training starts from; toy: see ops/toy/pretrain.py"
     )
     model.add_argument("--num_segments", type=whole(1, 10_000), default=48, help="frames per video, T")
-    model.add_argument("--num_glance_segments", type=whole(1), default=16, help="of them glanced at, G; divides T")
-    model.add_argument("--num_focus_segments", type=whole(1), default=16, help="of them looked at closely, F")
+    model.add_argument(
+        "--num_glance_segments", type=whole(1), default=16, help="number of glance frames, G; must divide T"
+    )
+    model.add_argument("--num_focus_segments", type=whole(1), default=16, help="number of focus frames, F")
     add_size_options(model, 224, 128)
     model.add_argument("--stn_hidden_dim", type=whole(1), default=128, help="width of the spatial policy")
     model.add_argument("--temporal_hidden_dim", type=whole(1), default=64, help="width of the temporal policy")
@@ -135,18 +138,21 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
     training.add_argument("-b", "--batch_size", "--batch-size", type=whole(1), default=32, help="videos, all processes")
     training.add_argument("--val_batch_size", type=whole(1), help="videos in evaluation (default: as --batch_size)")
     training.add_argument(
-        "--grad_accum", type=whole(1), default=1, help="pieces of a batch, in turn: less memory; batch norms see one"
+        "--grad_accum",
+        type=whole(1),
+        default=1,
+        help="split each batch into N pieces, one after the other: less memory; batch norms see one piece at a time",
     )
     training.add_argument(
         "--checkpoint_activations",
         action="store_true",
-        help="compute activations again: less memory, a third more time",
+        help="recompute activations in the backward pass: less memory, 1.3 times the time (1.7 on an H100)",
     )
     training.add_argument(
         "--freeze_bn",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="the backbones' batch norms keep the statistics they start with",
+        help="freeze the running statistics of the backbones' batch norms, and normalise by them in training too",
     )
     training.add_argument("--lr", "--learning-rate", type=positive, default=0.002, help="learning rate")
     _add_choice(training, "--lr_type", ("cos", "step"), "schedule, per epoch")
@@ -162,9 +168,17 @@ def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParse
         training.add_argument(
             f"--{name}_lr_ratio", type=_not_negative, default=default, help=f"{part}: its multiple of lr"
         )
-    training.add_argument("--KL_ratio", type=_not_negative, default=0.0, help="weight of even frame weights")
     training.add_argument(
-        "--norm_ratio", type=_finite, default=1.0, help="weight of large patches; below 0 small ones are wanted"
+        "--KL_ratio",
+        type=_not_negative,
+        default=0.0,
+        help="weight of the KL term that pulls frame weights towards uniform",
+    )
+    training.add_argument(
+        "--norm_ratio",
+        type=_finite,
+        default=1.0,
+        help="weight of the patch-size penalty; positive favours large patches, negative small ones",
     )
     training.add_argument(
         "--seed", type=whole(0, 2**63 - 1), default=0, help="of everything drawn at random, workers included"
@@ -236,7 +250,7 @@ def check_sizes(parser: argparse.ArgumentParser, input_size: int, patch_size: in
 def add_decode_option(group: argparse._ArgumentGroup) -> None:
     """Add `--decode`; see `ops.data.transforms`."""
     _add_choice(
-        group, "--decode", ("fast", "pillow"), "pillow: the published pixels to the bit; fast: within one grey level"
+        group, "--decode", ("fast", "pillow"), "pillow: the published pixels bit for bit; fast: within one grey level"
     )
 
 
@@ -267,7 +281,7 @@ def add_ablation_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--set_ablation", nargs="?", const="all", choices=("all", "single"),
-        help="compare all of them in one call, or with single those with one other choice",
+        help="compare all of them in one call, or, with single, only those that change at most one policy",
     )  # fmt: skip
 
 
@@ -284,7 +298,7 @@ def add_half_precision_options(parser: argparse.ArgumentParser) -> None:
         group,
         "--amp_scope",
         ("backbones", "all"),
-        "the two backbones, as published, or all layers; losses and decisions are always in float32",
+        "the two backbones, as published, or all layers; losses are always in float32",
     )
 
 
@@ -302,7 +316,7 @@ def add_early_exit_options(parser: argparse.ArgumentParser) -> None:
         type=_operating_points,
         default="none",
         metavar="P",
-        help="also run the validation split for real at operating point P, 1..19 (larger: later exits), or at all",
+        help="also run the validation split for real at operating point P, 1..19 (larger: later exits), or `all`",
     )
     _add_choice(
         group, "--criterion", ("confidence", "entropy"), "what --dynamic decides by; the curves are always of both"
@@ -346,7 +360,7 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
     check_sizes(parser, options.input_size, options.patch_size)
     if options.evaluate and hasattr(options, "amp_dtype"):
         for name in _given(options, amp_dtype="auto", amp_scope="backbones"):
-            parser.error(f"--{name} is of training and --evaluate does not train: leave it out")
+            parser.error(f"--{name} applies to training only: leave it out with --evaluate")
     if hasattr(options, "set_ablation"):
         given = _given(options, set_ablation=None, patch_policy="learned", frame_policy="learned")
         if given and not options.evaluate:
@@ -354,7 +368,7 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
         others = [*given[1:], *_given(options, save_predictions=None)]
         if options.set_ablation and others:
             parser.error(
-                f"--set_ablation compares all policies and --{others[0]} is of one evaluation: give one of them"
+                f"--set_ablation compares all policies and --{others[0]} belongs to a single evaluation: give only one"
             )
     return options
 

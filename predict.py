@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--save_video",
         type=Path,
         metavar="DIR",
-        help="each video with the patch drawn in it, as H.264 where ffmpeg is installed",
+        help="each video with the patch drawn in it, as H.264 where ffmpeg has libx264, else as MPEG-4 Part 2",
     )
     return parser
 

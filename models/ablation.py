@@ -1,4 +1,4 @@
-"""Other choices in place of the learned ones: the baselines that show whether the policies earn their keep.
+"""Other choices in place of the learned ones: the baselines that show whether the policies help.
 
     outputs = outputs_of_policies(model.eval(), frames, videos, [Policies(), Policies(patches="random")])
 
@@ -40,7 +40,7 @@ class Policies:
 
     @property
     def are_random(self) -> bool:
-        """Whether another draw chooses otherwise."""
+        """Whether the choices differ between draws."""
         return "random" in (self.patches, self.frames)
 
 
@@ -50,7 +50,7 @@ def outputs_of_policies(
     """What the model says under each of the policies; it glances once for all of them.
 
     frames: [B, T, 3, H, W] as for `model`; videos: int64 [B], the number of each, which random choices depend on. With
-    `Policies()` an output is that of `model(frames)`, to the bit. Raises ValueError for a model in training mode.
+    `Policies()` an output is that of `model(frames)`, bit for bit. Raises ValueError for a model in training mode.
     """
     if model.training:
         raise ValueError("the model is in training mode; call eval() first")

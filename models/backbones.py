@@ -77,7 +77,7 @@ def run_blocks(blocks: Iterable[nn.Module], maps: Tensor, checkpoints: bool) -> 
     """
     for block in blocks:
         if checkpoints and block.training and torch.is_grad_enabled():
-            # torch.compile computes again without calling twice, and knows no contexts of this kind.
+            # Under torch.compile, recomputation does not call the block again, and this context_fn is not supported.
             contexts = {} if torch.compiler.is_compiling() else {"context_fn": partial(_contexts, block)}
             # Nothing in a block is drawn at random.
             maps = checkpoint(block, maps, use_reentrant=False, preserve_rng_state=False, **contexts)
@@ -87,7 +87,7 @@ def run_blocks(blocks: Iterable[nn.Module], maps: Tensor, checkpoints: bool) -> 
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Those in which a block runs for the first and for the second time."""
+    """Contexts for the forward pass and for the recomputation."""
     return nullcontext(), _buffers_set_aside(block)
 
 

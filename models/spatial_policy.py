@@ -40,7 +40,8 @@ def cut_map_windows(maps: Tensor, actions: Tensor, patch_size: int, input_size: 
 
     Returns [N, D, c, c] with c = patch_size // 32 cells. The window is scaled as its patch is, so that its side is
     c / patch_size cells for each pixel of the patch's: the same share of the map as the patch is of the frame where
-    patch_size is a multiple of 32, and a little less elsewhere, as published.
+    patch_size is a multiple of 32, and a little less elsewhere, as published. A patch_size below 32 has one cell, and
+    its window the full share.
     """
     _, patch_side = actions_to_boxes(actions, input_size)
     cells = max(1, patch_size // STRIDE)  # frames smaller than the published ones have patches smaller than a cell

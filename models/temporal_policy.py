@@ -45,12 +45,12 @@ def sample_focus_frames(weights: Tensor, num_segments: int, num_focus_segments: 
 
 
 def expected_logits(frame_weights: Tensor, glance_logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The temporal training signal: what the weighted glance would say, were its likeliest frames not there.
+    """The temporal training signal: the weighted mean of the glance logits once frames drawn by weight are removed.
 
-    frame_weights: [B, G], each row summing to 1; glance_logits: [B, G, C]. For i = 0 .. G // 3 - 1 the first i frames
-    of a sequential draw without replacement (by weight) are taken out, and the logits of the rest averaged by weight.
-    The result [B, C] is the mean over i and, for each i, over `MONTE_CARLO_DRAWS` draws. Gradients reach the weights,
-    not their normaliser.
+    frame_weights: [B, G], each row summing to 1; glance_logits: [B, G, C]. For i = 0 .. max(1, G // 3) - 1 the first
+    i frames of a sequential draw without replacement (by weight) are taken out, and the logits of the rest averaged by
+    weight. The result [B, C] is the mean over i and, for each i, over `MONTE_CARLO_DRAWS` draws. Gradients reach the
+    weights, not their normaliser.
 
     The weighted mean is linear in the logits, so their coefficients [B, G] are averaged first and the logits
     multiplied once. With a `generator` on the CPU (evaluation) all videos share the same random numbers, so that the

@@ -48,7 +48,7 @@ class Decision:
     frame_weights: Tensor  # [B, G], sums to 1 over G
     glance_actions: Tensor  # [B, G, 4]
     focus_indices: Tensor  # [B, F] int64, strictly increasing
-    focus_actions: Tensor  # [B, F, 4], the actions of those frames
+    focus_actions: Tensor  # [B, F, 4], the actions of those frames; [B, F, n, 4] for n patches of each
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class UniAdaFocus(nn.Module):
         return maps.mean(dim=(-2, -1)).view(*actions.shape[:-1], -1)
 
     def aggregate(self, glance: Glance, decision: Decision, focus_features: Tensor) -> Output:
-        """Step 4: a prediction after every step, and the predictions that only train the parts."""
+        """Step 4: a prediction after every step, and the auxiliary predictions that train the parts."""
         return Output(
             **self.classify(glance, focus_features),
             glance_logits=glance.logits,
@@ -299,7 +299,7 @@ class UniAdaFocus(nn.Module):
         self.global_CNN.checkpoints_activations = self.local_CNN.checkpoints_activations = wanted
 
     def keep_batch_statistics(self, wanted: bool = True) -> None:
-        """Let the backbones' batch norms normalise by their running statistics in training too, and not change them.
+        """Freeze the running statistics of the backbones' batch norms, which normalise by them in training too.
 
         For fine-tuning on little data, or with few videos in a batch, whose own statistics say little.
         """
@@ -318,8 +318,8 @@ class UniAdaFocus(nn.Module):
     def train_in_half(self, dtype: torch.dtype, scope: str) -> None:
         """Run parts of the network in half precision in training: the two "backbones" (published), or "all" layers.
 
-        Whatever the scope, weights, what frames and patches are chosen by, and results of the parts stay float32.
-        Evaluation stays float32 too.
+        Weights, the outputs of each part and what is computed from them (sampling, patches, losses) stay float32; with
+        "all", the policies' own layers run in half precision. Evaluation stays float32 too.
         """
         self.half_dtype = dtype
         self.half_parts = {self.global_CNN, self.local_CNN} if scope == "backbones" else set(self.children())

@@ -61,7 +61,8 @@ def check_finite(content: Mapping[str, Any]) -> None:
 def save(checkpoint: Mapping[str, Any], path: Path, keep: int = 0) -> None:
     """Write beside, flush to disk, rename: at no moment is there half a file, or none, under `path`.
 
-    keep: how many older files stay as ckpt.1.pth.tar (the one before), ckpt.2.pth.tar, ...
+    keep: how many older files to shift: the present one becomes ckpt.1.pth.tar, that one ckpt.2.pth.tar, ... With 0 the
+    present one is overwritten and the older ones are left alone. Files with numbers above `keep` are never removed.
     Raises UserError when it cannot be written; what was there before stays.
     """
     beside = path.with_name(f".{path.name}{BESIDE}")

@@ -216,7 +216,7 @@ def collect(
 
 
 def logits_by_head(output: Output) -> dict[str, Tensor]:
-    """What each of `ops.metrics.HEADS` says of the videos, [B, C]: of heads that speak at every step, their mean."""
+    """What each of `ops.metrics.HEADS` says of the videos, [B, C]: for per-step heads, the mean over the steps."""
     return {
         "pred": output.logits,
         "cat": step_mean(output.step_logits),

@@ -30,8 +30,8 @@ class Averages:
 class LossHistory:
     """The figures of every step of an epoch, on the device until somebody asks.
 
-    before: the `totals` of steps that an interrupted run has done; one of an older version without accuracies counts
-    as 0 for them.
+    before: the `totals` of steps that an interrupted run has done; accuracies missing from an older checkpoint count
+    as 0.
     """
 
     def __init__(

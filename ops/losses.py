@@ -15,7 +15,7 @@ def training_losses(out: TrainingOutput, target: Tensor, kl_ratio: float, norm_r
     """All terms, as scalars under `LOSS_NAMES`; minimise "loss", the others are detached.
 
     target: int64 [B], the first label of each video. Every cross-entropy is that of the branch with the policy's
-    patches plus that of the branch with random ones; heads that speak at every step are asked for the target at each.
+    patches plus that of the branch with random ones; for per-step heads the target is repeated over the steps.
     """
     branches = (out.policy, out.random)
     terms = {
@@ -31,7 +31,11 @@ def training_losses(out: TrainingOutput, target: Tensor, kl_ratio: float, norm_r
 
 
 def divergence_from_uniform(out: Output) -> Tensor:
-    """Mean over videos of KL(frame weights || 1 / F), F the number of focus frames; 0 where G = F weights are equal."""
+    """Mean over videos of sum(w log(F w)), w the G frame weights and F the number of focus frames, as published.
+
+    Where G = F it is the KL divergence of w from uniform weights; elsewhere log(F / G) is added to that, and the result
+    may be negative.
+    """
     weights = out.frame_weights
     log_weights = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
     num_focus = out.focus_indices.shape[1]
@@ -39,8 +43,8 @@ def divergence_from_uniform(out: Output) -> Tensor:
 
 
 def distance_from_full_size(out: Output) -> Tensor:
-    """Mean of (size - 1)^2 over the height and width actions. With a weight above 0 small patches have to earn their
-    keep, with one below 0 large ones."""
+    """Mean of (size - 1)^2 over the height and width actions. With a weight above 0 small patches are penalised, with
+    one below 0 large ones."""
     return (out.glance_actions[..., 2:] - 1).square().mean()
 
 

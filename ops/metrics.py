@@ -194,6 +194,7 @@ def mean_over_classes(per_class: np.ndarray) -> float:
 
 
 def check_metric(metric: str) -> None:
+    """Raise ValueError for a name that is not in `METRICS`."""
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}")
 

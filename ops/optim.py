@@ -44,7 +44,7 @@ def build_optimizer(
 
 
 def learning_rate(epoch: int, epochs: int, lr: float, lr_type: str, lr_steps: Sequence[float]) -> float:
-    """The base rate of an epoch (from 0). "cos" falls from lr to 0; "step" is lr x 0.1 for each step reached."""
+    """The base rate of an epoch (from 0). "cos" falls from lr towards 0; "step" is lr x 0.1 for each step reached."""
     if lr_type == "cos":
         return 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
     if lr_type == "step":

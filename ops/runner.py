@@ -66,7 +66,9 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
     )
     loader = build_loader(data.train, batches, options.workers, run.device)
     if state.epoch >= options.epochs:
-        run.log.line(f"warning: nothing to train: {state.epoch} epochs lie behind, and --epochs is {options.epochs}")
+        run.log.line(
+            f"warning: nothing to train: {state.epoch} epochs are already done, and --epochs is {options.epochs}"
+        )
     for epoch in range(state.epoch, options.epochs):
         lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
         set_learning_rate(state.optimizer, lr)
@@ -80,7 +82,7 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
             run.log.line(f"Best {main_metric}: {state.best:.3f}")
         record(run, state, data, lr, losses, metrics)
         state.epoch, state.step, state.losses = epoch + 1, 0, None
-        # Where there was an evaluation, the one from before it has made room for itself.
+        # After an evaluation, the save made just before it has already rotated the older checkpoints.
         save(run, state, data, options.keep if metrics is None else 0, is_best)
     with distributed.fail_together():
         if distributed.is_main_process():
@@ -124,7 +126,7 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
 
 
 def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, float] | None:
-    """Metrics of the validation split after an epoch in which they are due; what is trained is saved already."""
+    """Metrics of the validation split if an evaluation is due after this epoch; the epoch has already been saved."""
     options = run.options
     if not evaluation_is_due(state.epoch, options.epochs, options.eval_freq):
         return None
@@ -165,7 +167,7 @@ def record(
 
 
 def save(run: Run, state: TrainingState, data: Data, keep: int, is_best: bool = False) -> None:
-    """Write a checkpoint; the main process does, for all. keep: how many older ones stay.
+    """Write a checkpoint; the main process does, for all. keep: as for `checkpoint.save`.
 
     Raises UserError, on all, where it cannot be written, and for weights that are not finite; those before stay then.
     """
@@ -192,7 +194,7 @@ def evaluate_checkpoint(run: Run, data: Data) -> None:
         run.log.line(f"Ablation: {run.options.patch_policy} patches, {run.options.frame_policy} frames")
     _, evaluated = evaluate(run, model, data.val, forward)
     with distributed.fail_together():
-        if evaluated is not None and forward is None:  # the run's files speak of its own policies
+        if evaluated is not None and forward is None:  # these files describe the run's learned policies only
             write_files(run.log, data.val, evaluated, source)
 
 
@@ -259,7 +261,8 @@ def line_on_waiting(epoch: Averages) -> str:
     if epoch.data_seconds <= 0.1 * epoch.step_seconds:  # both are 0 where no step was left
         return ""
     share = epoch.data_seconds / epoch.step_seconds
-    return f"warning: {share:.0%} of the time went by waiting for frames: more --workers (a core each), or faster disks"
+    advice = "raise --workers (one core each), or use faster disks"
+    return f"warning: {share:.0%} of the time was spent waiting for frames: {advice}"
 
 
 def training_line(place: str, line: Averages, epoch: Averages) -> str:

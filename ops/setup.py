@@ -34,7 +34,7 @@ from ops.utils.signals import leaving_at_once
 ROOT = Path(__file__).resolve().parent.parent
 
 RECOMPUTES_COMPILED = "2.9"  # the first PyTorch that moves batch norms' statistics once when compiled and recomputed
-# Options that may differ between a run and its continuation without changing what comes out.
+# Options whose change needs no warning when a run is continued.
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
     "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit", "check_data",
@@ -179,7 +179,7 @@ def _equal_share(option: str, videos: int) -> int:
 
 
 def build_model(options: argparse.Namespace, num_classes: int) -> UniAdaFocus:
-    """The network of the options on the CPU, with random weights that the seed decides."""
+    """The network of the options on the CPU, with random weights. Seeds PyTorch's global generator with `--seed`."""
     torch.manual_seed(options.seed)
     return UniAdaFocus(num_classes, **_taken_by(UniAdaFocus, options))
 

@@ -1,26 +1,26 @@
-"""Turn a folder of videos into folders of JPEG frames, and with a table of labels into a data set.
+"""Turn a folder of videos into folders of JPEG frames, and with a table of labels into a dataset.
 
     python ops/video_jpg.py VIDEOS DATA/frames --parallel
     python ops/video_jpg.py VIDEOS DATA/frames --parallel --frame_rate 1                  # FCVID
-    python ops/video_jpg.py VIDEOS DATA/frames --parallel --write_split labels.csv        # a data set of your own
+    python ops/video_jpg.py VIDEOS DATA/frames --parallel --write_split labels.csv        # a dataset of your own
 
 The last line then reads, for instance,
 
     done: 120 videos made, 0 redone, 3 already there, 1 failed; 36000 frames in 71.2 s (506 frames/s)
 
 VIDEOS/cooking/soup.mp4 becomes DATA/frames/cooking/soup/image_00001.jpg and so on, 360 pixels high. Run the same
-command again after a stop or a failure: finished videos are skipped, unfinished ones redone. What failed is in
-DATA/frames/failed.txt, and the exit code is then 1. How frames were made is in DATA/frames/how_made.json; a run with
-other options stops.
+command again after a stop or a failure: finished videos are skipped, unfinished ones redone. Videos that failed, or
+were kept although short or damaged, are listed in DATA/frames/failed.txt, and the exit code is then 1. How frames were
+made is in DATA/frames/how_made.json; a run with other options stops.
 
 The program ffmpeg makes the frames where it is installed (`apt-get install ffmpeg`): exactly those of the published
 command, `ffmpeg -i VIDEO -vf scale=-1:360 [-r RATE] image_%05d.jpg`. A damaged or short video is kept if at least 90 %
-of the promised frames came, and is listed in failed.txt with both counts; `--strict` refuses it.
+of the promised frames came, and is listed with both counts; `--strict` refuses it.
 
 Without ffmpeg, OpenCV reads plain videos: constant rate, progressive, starting at zero. It refuses others, and says so.
 Its scaling is its own, and `--jpeg_quality` is for it: on a synthetic 640x360 clip (benchmarks/extraction.py) the
-published command gives 27.6 dB PSNR at 14 kB per frame, OpenCV 27.0 dB at 16 kB with the default 18, 28.5 dB at 21 kB
-with 30 and 32.3 dB at 42 kB with 75.
+published command gives 27.2 dB PSNR at 12 kB per frame, OpenCV 26.9 dB at 16 kB with the default 18, 28.4 dB at 21 kB
+with 30 and 32.2 dB at 42 kB with 75.
 
 The published split files count on one frame per second for FCVID (`--frame_rate 1`) and on the videos' own rate for
 ActivityNet and Mini-Kinetics (the default). At 11 to 13.5 kB per frame, as measured on ActivityNet, its 49 million
@@ -58,6 +58,7 @@ _FAILURES_TO_NAME = 5
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = OneLineParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -79,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     which.add_argument("--end", type=int, default=666666666, help="last video of it, counted in (default: all)")
 
     frames = parser.add_argument_group("frames")
-    frames.add_argument("--dataset", choices=DATASETS, help="name the frames, and write splits, as in this data set")
+    frames.add_argument("--dataset", choices=DATASETS, help="name the frames, and write splits, as in this dataset")
     frames.add_argument("--prefix", help="names of the frames, %%-style or {}-style (default: image_%%05d.jpg)")
     frames.add_argument(
         "--frame_rate", type=float, default=-1, help="frames per second (default: -1, the file's own rate)"
@@ -106,7 +107,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=available_cores(),
         help="videos at a time with --parallel (default: as many as cores)",
     )
-    work.add_argument("--dry_run", action="store_true", help="print what would be done, and do nothing")
+    work.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what would be done with each video, and the estimate; write nothing",
+    )
     work.add_argument(
         "--write_split",
         type=Path,
@@ -118,6 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Read the options (by default the command line) and run; returns the exit code."""
     args = make_parser().parse_args(argv)
     dataset_template, separator = _dataset_format(args.dataset)
     settings = FrameSettings(

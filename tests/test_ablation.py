@@ -130,8 +130,8 @@ def test_logits_that_are_not_finite_are_one_line_and_leave_no_table(evaluate, tm
     [
         ("--patch_policy random", "--patch_policy needs --evaluate; training is always with the learned policies"),
         ("--set_ablation", "--set_ablation needs --evaluate"),
-        ("--evaluate --resume x --set_ablation --frame_policy uniform", "--frame_policy is of one evaluation"),
-        ("--evaluate --resume x --set_ablation --save_predictions y", "--save_predictions is of one evaluation"),
+        ("--evaluate --resume x --set_ablation --frame_policy uniform", "--frame_policy belongs to a single"),
+        ("--evaluate --resume x --set_ablation --save_predictions y", "--save_predictions belongs to a single"),
         ("--patch_policy middle", "invalid choice: 'middle'"),
     ],
 )

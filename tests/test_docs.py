@@ -5,16 +5,18 @@ import importlib
 import re
 import shlex
 import sys
+from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
 import torch
 from torch.distributed.run import get_args_parser as launcher_parser
 
 import opts
 from models.uni_adafocus import UniAdaFocus
+from ops.early_exit.curve import compute_curves
+from ops.early_exit.thresholds import Weights, file_hash, write_thresholds
 from tests.docs import DOCUMENTS, code_spans, commands, document, fences, relative_name, without_fences
 from tests.shared import REFERENCE, ROOT, SMALL
 
@@ -204,16 +206,27 @@ def test_the_published_commands_stand_there_word_for_word():
 
 
 @EVERY_DOCUMENT
-def test_python_examples_run(path, thin_networks):
+def test_python_examples_run(path, thin_networks, tmp_path, monkeypatch):
     """Each leaves logits of the shape that its comments promise: of 200 classes, and of the model that it was given."""
     promised = {"output": (1, 200), "answer": (2, 4)}
+    model = UniAdaFocus(4, **SMALL).eval()
+    monkeypatch.chdir(tmp_path)
+    _write_thresholds(model, Path("ckpt.best.pth.tar"), Path("early_exit_confidence.json"))
     for example in fences(path.read_text(encoding="utf-8"), "python"):
         names = {
             "frames": torch.zeros(1, 48, 3, 224, 224, dtype=torch.uint8),
-            "model": UniAdaFocus(4, **SMALL).eval(),
+            "model": model,
             "clips": torch.zeros(2, SMALL["num_segments"], 3, 64, 64, dtype=torch.uint8),
-            "thresholds": np.zeros(SMALL["num_focus_segments"] + 1),
         }
         exec(example, names)
         (made,) = promised.keys() & names.keys()
         assert names[made].logits.shape == promised[made]
+
+
+def _write_thresholds(model: UniAdaFocus, checkpoint: Path, path: Path) -> None:
+    """The file of thresholds that early exit makes for a checkpoint, here for an empty one."""
+    checkpoint.touch()
+    exits = SMALL["num_focus_segments"] + 1
+    logits = torch.randn(20, exits, 4, generator=torch.Generator().manual_seed(0))
+    curves = compute_curves(logits, logits, torch.zeros(20, 1).long(), list(range(1, exits + 1)), "accuracy", seed=0)
+    write_thresholds(path, curves, "confidence", "train", model, Weights(checkpoint, file_hash(checkpoint)))

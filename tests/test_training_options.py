@@ -128,8 +128,8 @@ def test_a_gpu_without_bfloat16_is_told_to_use_float16(small_model, monkeypatch)
         (main, ["--amp_dtype", "bfloat16"], "unrecognized arguments: --amp_dtype bfloat16"),
         (main, ["--amp_scope", "all"], "unrecognized arguments: --amp_scope all"),
         (main_semiAMP, ["--amp_dtype", "float8"], "invalid choice: 'float8'"),
-        (main_semiAMP, ["--evaluate", "--resume", "x", "--amp_dtype", "float16"], "--amp_dtype is of training"),
-        (main_semiAMP, ["--evaluate", "--resume", "x", "--amp_scope", "all"], "--amp_scope is of training"),
+        (main_semiAMP, ["--evaluate", "--resume", "x", "--amp_dtype", "float16"], "--amp_dtype applies to training"),
+        (main_semiAMP, ["--evaluate", "--resume", "x", "--amp_scope", "all"], "--amp_scope applies to training"),
         (main, ["--grad_accum", "0"], "argument --grad_accum: 0 is below 1"),
     ],
 )

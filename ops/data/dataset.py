@@ -50,7 +50,8 @@ class VideoDataset(Dataset):
         seed: of what is random.
         backend: "fast", or "pillow", its exact and slow reference.
 
-    Raises UserError for a split file that cannot be used.
+    Raises UserError for an unknown split or backend, sizes or a seed that are too small, and a split file that cannot
+    be used.
     """
 
     def __init__(
@@ -98,13 +99,14 @@ class VideoDataset(Dataset):
     def load_segments(self, index: int, segments: Sequence[int] | np.ndarray) -> Tensor:
         """Decode only some segments (0..T-1, in any order) of video `index`: uint8 [len(segments), 3, H, W].
 
-        The pixels are those of `data[index][0][segments]`, to the bit, in training too within one epoch.
+        The pixels are those of `data[index][0][segments]`, bit for bit, in training too within one epoch.
         """
         _, numbers, view_of, flip = self._plan(index)
         return self._read(index, numbers[np.asarray(segments, dtype=np.int64)], view_of, flip)
 
     def leave_out(self, rows: Sequence[int]) -> None:
-        """Take the videos `rows` out of the split. The others move up, so call this before anything counts on rows."""
+        """Take the videos `rows` out of the split. The remaining rows are renumbered, so call this before row numbers
+        are used."""
         if len(rows):
             self.annotations = self.annotations.without(rows)
             self.left_out += len(rows)

@@ -29,6 +29,8 @@ class BadFrame(Exception):
 
 
 class JpegHeader(NamedTuple):
+    """Size and components of a JPEG file, as its header gives them."""
+
     width: int
     height: int
     components: int  # 1 grey, 3 colour, 4 CMYK

@@ -46,8 +46,8 @@ class EarlyExitInference:
     video may leave; the last exit takes all that are left. criterion: "confidence" or "entropy".
     focus_chunk: patches that pass between two checks, 1 as published. With more of them exits and predictions stay the
     same, and patches are computed in vain. Where no video may leave after a patch, the next is taken along.
-    Raises ValueError for thresholds of a model with another number of exits, and when called with a model in training
-    mode.
+    Raises ValueError for thresholds that are nan or not one for each exit of the model, for an unknown criterion or a
+    focus_chunk below 1, and when called with a model in training mode.
     """
 
     def __init__(self, model: UniAdaFocus, thresholds: ArrayLike, criterion: str, focus_chunk: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The embedded default: small real videos made on the spot, and the data set that `--dataset toy` trains on.
+"""The embedded default: small real videos made on the spot, and the dataset that `--dataset toy` trains on.
 
     python -m ops.toy.dataset                                       # data/toy, as main.py --dataset toy makes it
     python -m ops.toy.dataset --data_dir data/toy --num_train 864 --remake
@@ -92,19 +92,19 @@ class ToySettings:
 def make_toy_dataset(
     data_dir: Path, settings: ToySettings | None = None, remake: bool = False, workers: int = 1
 ) -> bool:
-    """Make the toy data set in `data_dir`, or reuse it. Returns whether it was made.
+    """Make the toy dataset in `data_dir`, or reuse it. Returns whether it was made.
 
     settings: None reuses a complete folder whatever its settings, and makes one with the defaults where there is none.
     remake: replace what this program made there before. workers: processes that share the work.
     A folder left half-made, or that lost a video, is made again with the settings it had; a failure leaves nothing but
     the settings file, which says so. Another process that makes the same folder is waited for.
-    Raises UserError where `data_dir` holds something else, or the data set with other settings or of a version with
+    Raises UserError where `data_dir` holds something else, or the dataset with other settings or of a version with
     other classes and not `remake`, or where the videos cannot be written.
     """
     if data_dir.exists() and not data_dir.is_dir():
-        raise UserError(f"{data_dir}: is not a folder; choose another --data_dir for the toy data set")
+        raise UserError(f"{data_dir}: is not a folder; choose another --data_dir for the toy dataset")
     if data_dir.is_dir() and any(data_dir.iterdir()) and not (data_dir / SETTINGS_FILE).is_file():
-        raise UserError(f"{data_dir}: it holds something else than the toy data set; choose another --data_dir")
+        raise UserError(f"{data_dir}: it holds something else than the toy dataset; choose another --data_dir")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with (data_dir / SETTINGS_FILE).open("a") as lock:
@@ -129,7 +129,7 @@ def make_toy_dataset(
                 _clear(data_dir)
                 raise
     except OSError as error:
-        raise UserError(f"{error.filename or data_dir}: {error.strerror}; the toy data set is not made") from None
+        raise UserError(f"{error.filename or data_dir}: {error.strerror}; the toy dataset is not made") from None
     return True
 
 
@@ -208,8 +208,8 @@ def _clear(data_dir: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make or reuse the data set of the command line; returns the exit code."""
-    parser = OneLineParser(description="Make the toy data set.", allow_abbrev=False)
+    """Make or reuse the dataset of the command line; returns the exit code."""
+    parser = OneLineParser(description="Make the toy dataset.", allow_abbrev=False)
     parser.add_argument("--data_dir", type=Path, default=DEFAULT_FOLDER, help="folder to make (default: data/toy)")
     for field in fields(ToySettings):
         parser.add_argument(f"--{field.name}", type=int, help=f"default: {field.default}")

@@ -235,7 +235,7 @@ def stills_of_steps(job: Job, generator: np.random.Generator, draw: Draw, steps:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the checkpoint of the command line, over an earlier one; returns the exit code."""
-    parser = OneLineParser(description="Pretrain both backbones on stills of the toy data set's objects.")
+    parser = OneLineParser(description="Pretrain both backbones on stills of the toy dataset's objects.")
     parser.add_argument("--data_dir", type=Path, default=DEFAULT_FOLDER, help="of the videos (default: data/toy)")
     parser.add_argument("--glance_arch", choices=GLANCE_ARCHITECTURES, default=GLANCE_ARCHITECTURES[0])
     parser.add_argument("--seed", type=whole(0), default=0, help="default: 0")

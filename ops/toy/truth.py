@@ -31,7 +31,7 @@ class ToyTruth:
             raise UserError(f"cannot read {path}: {error.strerror}; only toy data know what decides") from error
         except (KeyError, ValueError) as error:
             problem = f"does not know video {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
-            raise UserError(f"{path} {problem}; make the toy data set again with --remake") from error
+            raise UserError(f"{path} {problem}; make the toy dataset again with --remake") from error
 
     def in_span(self, video: int) -> Tensor:
         """Which of the T segments of a video show a frame between the badge's first and last: bool [T]."""

@@ -2,7 +2,7 @@
 
 import os
 
-MOST_WORKERS = 16  # as published; with 19 videos a second from each, what one chip trains on
+MOST_WORKERS = 16  # as published; at 19 videos/s each, enough for one H100, which trains on 196
 
 
 def available_cores() -> int:

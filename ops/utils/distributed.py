@@ -89,7 +89,7 @@ def _join(backend: str, time_limit: timedelta) -> None:
     of the attempt before left their addresses.
 
     Exchanges of CPU tensors, one in every step, give up after the time limit and say whom they missed. Those of GPU
-    tensors have twice as long: where they give up, NCCL's watchdog ends the process without a word of ours.
+    tensors have twice as long: where they give up, NCCL's watchdog ends the process before we can report anything.
     """
     try:
         store, rank, world_size = next(dist.rendezvous(MEETING_PLACE, timeout=time_limit))
@@ -176,7 +176,7 @@ def gather_objects(value: object) -> list[object]:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The element-wise sum over all processes; on one process the tensor itself."""
+    """The element-wise sum over all processes, in place; on one process the tensor stays as it is."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values

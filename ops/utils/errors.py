@@ -1,7 +1,8 @@
 """The one exception for a user's mistake, and the exit codes of every entry script.
 
-0 done, 1 finished with failures that are listed, 2 wrong use or input, 128 + its number stopped by a signal: 143 by
-SIGTERM, 130 by Ctrl-C, 129 by a terminal that closes.
+0 done; 1 finished with failures that are listed, the program that reads the output has ended, or an unexpected error
+with a traceback; 2 wrong use or input; 128 + its number stopped by a signal: 143 by SIGTERM, 130 by Ctrl-C, 129 by a
+terminal that closes.
 """
 
 import errno

@@ -160,7 +160,7 @@ class RunLogger:
         if self._lock is not None:
             self._lock.close()
 
-    def _log_file(self):
+    def _log_file(self) -> TextIO:
         return open(self.folder / self.log_name, "a", encoding="utf-8", errors="backslashreplace")
 
 

@@ -50,6 +50,7 @@ class ClipWriter:
             raise OSError("this OpenCV makes no MP4; does the name end in .mp4?")
 
     def write(self, picture: np.ndarray) -> None:
+        """Append a picture."""
         if self._process is None:
             self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             return

@@ -2,7 +2,7 @@
 
 Frames are made in a hidden folder beside the final one, `.unfinished-HASH-RANDOM`, which is renamed when the video is
 complete. So a folder that holds frames is finished, whoever made it, and what a killed run leaves is easily told apart.
-The hash stands for the video's name: runs on different parts of a data set leave each other's work alone.
+The hash stands for the video's name: runs on different parts of a dataset leave each other's work alone.
 """
 
 import errno
@@ -57,10 +57,12 @@ class FrameTemplate:
 
     @property
     def for_printf(self) -> str:
+        """As ffmpeg takes it: `image_%05d.jpg`."""
         return f"{self.before}%0{self.digits}d{self.after}"
 
     @property
     def for_format(self) -> str:
+        """As `str.format` takes it: `image_{:05d}.jpg`."""
         return f"{self.before}{{:0{self.digits}d}}{self.after}"
 
     @cached_property

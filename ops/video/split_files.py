@@ -1,4 +1,4 @@
-"""A table of labels -> the class file and the two split files of a data set, with the frame counts found on disk.
+"""A table of labels -> the class file and the two split files of a dataset, with the frame counts found on disk.
 
 The table is a CSV file with a header line and the columns `video`, `label` and, if wanted, `split` (train or val), in
 capital or small letters:

@@ -44,7 +44,7 @@ def test_a_folder_of_frames_gives_the_clip_that_evaluation_sees(tmp_path, thread
         (tmp_path / f"{split}_split.txt").write_text(f"a,{max(frames, 3)},0\n")
     dataset = VideoDataset(get_dataset("own", tmp_path), "val", 6, 64, training=False)
     folder = FrameFolder(tmp_path / "frames" / "a", "image_{:05d}.jpg")
-    if frames >= 3:  # shorter ones stand in no data set
+    if frames >= 3:  # shorter ones stand in no dataset
         assert torch.equal(clip(folder, threads), dataset[0][0])
     of_file = clip(VideoFile(tmp_path / "videos" / "a.mp4", settings), threads)
     difference = (clip(folder, threads).int() - of_file.int()).abs().float()

@@ -1,4 +1,4 @@
-"""The toy data set: real files in the documented formats, the same for the same settings, and never at others' cost."""
+"""The toy dataset: real files in the documented formats, the same for the same settings, and never at others' cost."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ NAMES = ["train_0001", "train_0002", "train_0003", "train_0004", "val_0001", "va
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny data set, not to be changed."""
+    """A tiny dataset, not to be changed."""
     folder = tmp_path_factory.mktemp("toy") / "data"
     assert make_toy_dataset(folder, TINY)
     return folder
@@ -32,13 +32,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tinier data set to play with."""
+    """A tinier dataset to play with."""
     make_toy_dataset(tmp_path / "data", TINIER)
     return tmp_path / "data"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a data set but the videos, whose headers may hold the time."""
+    """All files of a dataset but the videos, whose headers may hold the time."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".mp4")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

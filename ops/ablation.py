@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ops.data.dataset import VideoDataset
 from ops.flops import exit_gflops
 from ops.metrics import METRIC_NAMES, main_metric, step_mean
 from ops.report.files import write_csv
+from ops.report.outputs import of_checkpoint
 from ops.utils import distributed
 from ops.utils.session import Run
 
@@ -41,10 +43,12 @@ def forward_of_policies(options: argparse.Namespace) -> engine.Forward | None:
 
 
 @torch.no_grad()
-def compare_policies(run: Run, model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch]) -> None:
+def compare_policies(
+    run: Run, model: UniAdaFocus, dataset: VideoDataset, batches: Iterable[engine.Batch], checkpoint: Path
+) -> None:
     """Evaluate the pairs of policies of `--set_ablation` on the split, print a table and write it to the log folder.
 
-    batches: this process's share of the split. Every process calls this.
+    batches: this process's share of the split. checkpoint: what the weights are from. Every process calls this.
     Raises UserError on all of them where an output is not finite or the file cannot be written.
     """
     model.eval()
@@ -69,8 +73,9 @@ def compare_policies(run: Run, model: UniAdaFocus, dataset: VideoDataset, batche
             for line in ablation_table(rows, dataset.config.metric):
                 run.log.line(line)
             cells = ([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row.values()] for row in rows)
-            write_csv(run.log.folder / FILE_NAME, [rows[0], *cells])
-            run.log.line(f"{FILE_NAME} is in {run.log.folder}")
+            name = of_checkpoint(FILE_NAME, run.log.folder, checkpoint)
+            write_csv(run.log.folder / name, [rows[0], *cells])
+            run.log.line(f"{name} is in {run.log.folder}")
 
 
 def draws_of(policies: Policies) -> list[Policies]:

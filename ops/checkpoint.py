@@ -23,11 +23,21 @@ from ops.utils.checkpoint_file import PREFIX, Checkpoint, read
 from ops.utils.errors import UserError, first_line
 from ops.utils.files import BESIDE
 
+TRAINING_LIST = "training split"  # among the `lists` of a checkpoint
 LAST, BEST = "ckpt.pth.tar", "ckpt.best.pth.tar"
 
 
-def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) -> dict[str, Any]:
-    """What the checkpoint of a training holds; all processes call this. videos: in the training split."""
+def content_of(
+    state: TrainingState,
+    options: Mapping[str, Any],
+    videos: int,
+    lists: Mapping[str, str] | None = None,
+    metric: str | None = None,
+) -> dict[str, Any]:
+    """What the checkpoint of a training holds; all processes call this.
+
+    videos: in the training split. lists: digests of the splits and class names. metric: which one `state.best` is of.
+    """
     random_states = distributed.gather_objects(torch.get_rng_state())
     optimizer = tree_map_only(Tensor, Tensor.contiguous, state.optimizer.state_dict())
     content = {
@@ -37,6 +47,8 @@ def content_of(state: TrainingState, options: Mapping[str, Any], videos: int) ->
         "state_dict": {PREFIX + key: value.contiguous() for key, value in state.model.state_dict().items()},
         "optimizer": optimizer,
         "best_acc1": state.best or 0.0,
+        "metric": metric,
+        "lists": dict(lists or {}),
         "options": dict(options),
         "videos": videos,
         "random_states": random_states,
@@ -128,19 +140,29 @@ def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
-def best_metric(folder: Path) -> float | None:
-    """The metric of the best checkpoint in a run's folder, percent; None where there is none that can be read."""
+def best_metric(folder: Path, metric: str) -> float | None:
+    """That metric of the best checkpoint in a run's folder, percent; None where there is none that can be read, and
+    where it was chosen by another metric."""
     try:
-        return read(folder / BEST).best if (folder / BEST).exists() else None
+        found = read(folder / BEST) if (folder / BEST).exists() else None
     except UserError:
         return None
+    return found.best if found and found.metric in (None, metric) else None
 
 
-def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace, videos: int) -> None:
+def restore(
+    state: TrainingState,
+    found: Checkpoint,
+    options: argparse.Namespace,
+    videos: int,
+    lists: Mapping[str, str] | None = None,
+    metric: str | None = None,
+) -> list[str]:
     """Go on where a checkpoint stopped: weights, optimizer, scaler, place in the epoch, best metric, random state.
 
-    videos: in the training split now. Raises UserError where the file does not fit the model or holds weights only, and
-    where it stands in an epoch that these options or videos cannot finish.
+    videos, lists, metric: as for `content_of`, now. Returns what is other than it was, to be told. Raises UserError
+    where the file does not fit the model or holds weights only, and where it stands in an epoch that these options or
+    videos cannot finish.
     """
     path = found.path
     if found.momenta is None or found.epoch is None:
@@ -153,17 +175,23 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
         raise UserError(f"checkpoint {path} is damaged: its `losses` are more than this program's {len(NAMES)}")
     state.epoch, state.step, state.losses, state.resumed_from = found.epoch, found.step, found.losses, path
     state.best = found.best or None  # 0 stands for no evaluation yet
+    others = [name for name, digest in (lists or {}).items() if found.lists.get(name, digest) != digest]
+    notes = [f"the {name} is another list" for name in others]
+    if state.best is not None and found.metric not in (None, metric):
+        notes.append(f"its best, {state.best:.3f}, is of {found.metric}: the best {metric} begins anew")
+        state.best = None
     if distributed.rank() < len(found.random_states):
         try:
             torch.set_rng_state(found.random_states[distributed.rank()])
         except RuntimeError as error:
             raise UserError(f"checkpoint {path} is damaged: its `random_states` are not PyTorch's") from error
     if not found.step:
-        return
-    if found.videos not in (None, videos):
+        return notes
+    if found.videos not in (None, videos) or TRAINING_LIST in others:
+        now = f"has {videos} now" if found.videos != videos else "lists others now"
         raise UserError(
-            f"checkpoint {path} stands in the middle of an epoch of {found.videos} videos, but the training split has "
-            f"{videos} now; restore the split file and its frames (see --skip_missing), or take a checkpoint from the "
+            f"checkpoint {path} stands in the middle of an epoch of {found.videos} videos, but the training split "
+            f"{now}; restore the split file and its frames (see --skip_missing), or take a checkpoint from the "
             "end of an epoch"
         )
     before = found.options
@@ -178,6 +206,7 @@ def restore(state: TrainingState, found: Checkpoint, options: argparse.Namespace
         raise UserError(
             f"checkpoint {path} is damaged: {found.step} steps are more than an epoch of {videos} videos has"
         )
+    return notes
 
 
 def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 ArrayLike = Tensor | np.ndarray
 METRICS = ("map", "accuracy")
 METRIC_NAMES = {"map": "mAP", "accuracy": "top-1 accuracy"}  # for people
+MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}  # of an evaluation, by which the best checkpoint is chosen
 HEADS = ("pred", "cat", "global", "local", "temporal", "spatial")
 TOP_K = (1, 5)
 TRAINING_ACCURACIES = tuple(f"Acc_{head}@{k}" for head in HEADS for k in TOP_K)

@@ -16,6 +16,7 @@ from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
 from ops.engine import Batch, TrainingState
 from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory
+from ops.metrics import MAIN_METRIC
 from ops.optim import learning_rate, set_learning_rate
 from ops.report.curves import draw_run
 from ops.report.files import save_predictions
@@ -23,13 +24,12 @@ from ops.report.outputs import report_precision, show_in_tensorboard, write_file
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
 from ops.summary import print_summary
 from ops.utils import distributed
-from ops.utils.errors import EXIT_DONE, is_first_process
+from ops.utils.errors import EXIT_DONE, UserError, is_first_process
 from ops.utils.session import Run, start
 from ops.utils.signals import Stopped
 
 LAST_EPOCHS_EVALUATED = 9
 PUBLISHED_LABELS = {"loss": "Loss", "Acc_pred@1": "Prec@1", "Acc_pred@5": "Prec@5"}  # of console lines
-MAIN_METRIC = {"map": "mAP", "accuracy": "Acc_pred@1"}
 
 
 def run(options: argparse.Namespace, mixed_precision: bool) -> int:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
             evaluate_checkpoint(run, data)
         else:
             state = build_training(run, data, mixed_precision)
-            open_log(run, state)
+            open_log(run, state, MAIN_METRIC[data.config.metric])
             train(run, state, data)
     return run.exit_code
 
@@ -87,7 +87,8 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
     with distributed.fail_together():
         if distributed.is_main_process():
             draw_run(run.log.folder)
-    run.log.line(f"Done: best {main_metric} {state.best or 0:.3f}; logs and checkpoints in {run.log.folder}")
+    best = "no evaluation" if state.best is None else f"best {main_metric} {state.best:.3f}"
+    run.log.line(f"Done: {best}; logs and checkpoints in {run.log.folder}")
 
 
 def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Batch], lr: float) -> dict[str, float]:
@@ -171,7 +172,8 @@ def save(run: Run, state: TrainingState, data: Data, keep: int, is_best: bool = 
 
     Raises UserError, on all, where it cannot be written, and for weights that are not finite; those before stay then.
     """
-    content = checkpoint.content_of(state, vars(run.options), len(data.train))
+    metric = MAIN_METRIC[data.config.metric]
+    content = checkpoint.content_of(state, vars(run.options), len(data.train), data.lists(), metric)
     with distributed.fail_together():
         if distributed.is_main_process():
             checkpoint.check_finite(content)
@@ -187,7 +189,7 @@ def evaluate_checkpoint(run: Run, data: Data) -> None:
         run.log.open(f"log_{run.options.eval_suffix}.csv")
     if run.options.set_ablation:
         prepared = prepare_for_inference(model, run.options.eval_precision, run.options.compile)
-        compare_policies(run, prepared, data.val, evaluation_batches(run, data.val))
+        compare_policies(run, prepared, data.val, evaluation_batches(run, data.val), source)
         return
     forward = forward_of_policies(run.options)
     if forward is not None:
@@ -243,17 +245,28 @@ def evaluation_batches(run: Run, dataset: VideoDataset, what: str = "Test") -> I
 
 
 @distributed.fail_together()
-def open_log(run: Run, state: TrainingState) -> None:
+def open_log(run: Run, state: TrainingState, main_metric: str) -> None:
     """Begin to write into the run's folder. A run that goes on from a checkpoint in there drops what it is about to do
-    again; any other moves what an earlier run left there aside."""
-    folder, log = run.log.folder, run.log
-    goes_on = state.resumed_from is not None and state.resumed_from.resolve().parent == folder.resolve()
+    again; any other moves what an earlier run left there aside.
+
+    Raises UserError, with nothing moved, where such another run has nothing to train.
+    """
+    folder, log, source = run.log.folder, run.log, state.resumed_from
+    goes_on = source is not None and source.resolve().parent == folder.resolve()
+    with distributed.fail_together():
+        if not goes_on and state.epoch >= run.options.epochs:
+            whence = f"{state.epoch} epochs are done in {source}" if source else f"--start_epoch is {state.epoch}"
+            raise UserError(f"nothing to train: {whence}, and --epochs is {run.options.epochs}")
     log.open("log.csv", state.epoch, anew=not goes_on)
     log.options(vars(run.options))
     log.forget_epochs_from(state.epoch)
-    if log.active:
-        known = (state.best, checkpoint.best_metric(folder))
-        state.best = max((value for value in known if value is not None), default=None)
+    if not goes_on and state.best is not None:  # its checkpoint is not in this folder, where the best is looked for
+        log.line(f"The best {main_metric} so far, {state.best:.3f}, stays in {source.parent}; here it begins anew")
+        state.best = None
+    kept = checkpoint.best_metric(folder, main_metric) if log.active else None
+    if kept is not None and (state.best is None or kept > state.best):
+        log.line(f"{checkpoint.BEST} has {main_metric} {kept:.3f} and stays until an evaluation is better")
+        state.best = kept
 
 
 def line_on_waiting(epoch: Averages) -> str:

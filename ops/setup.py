@@ -4,6 +4,7 @@ Every function may raise UserError, on all processes together.
 """
 
 import argparse
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ops.data.loaders import TrainingBatches
 from ops.engine import TrainingState
 from ops.inference import check_precision, gpu_has_bfloat16
 from ops.inference_cpu import computes_in_bfloat16
+from ops.metrics import MAIN_METRIC
 from ops.optim import build_optimizer
 from ops.utils import distributed
 from ops.utils.cores import available_cores
@@ -33,6 +35,8 @@ from ops.utils.signals import leaving_at_once
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Options that change what an evaluation says of a checkpoint, though its tensors fit.
+EVALUATED_WITH = ("num_segments", "patch_size", "temperature", "metric")
 RECOMPUTES_COMPILED = "2.9"  # the first PyTorch that moves batch norms' statistics once when compiled and recomputed
 # Options whose change needs no warning when a run is continued.
 WITHOUT_CONSEQUENCE = {
@@ -48,6 +52,12 @@ class Data:
 
     config: dataset_config.DatasetConfig
     splits: Mapping[str, VideoDataset]  # "train" where there is training or calibration, "val" always
+
+    def lists(self) -> dict[str, str]:
+        """Digests of what the data files say: the splits and the class names."""
+        names = {"train": checkpoint.TRAINING_LIST, "val": "validation split"}
+        found = {names[name]: dataset.annotations.digest() for name, dataset in self.splits.items()}
+        return found | {"class file": hashlib.sha256("\n".join(self.config.classes).encode()).hexdigest()}
 
     @property
     def train(self) -> VideoDataset:
@@ -85,7 +95,9 @@ def load_model(run: Run, data: Data) -> tuple[UniAdaFocus, Path]:
         raise UserError(f"no checkpoint in {run.log.folder} to evaluate: train first, or name one with --resume")
     model = build_model(run.options, data.config.num_classes)
     checkpoint.load_model(model, found.state_dict, found.path)
-    say_what_runs(run, data, model, [f"weights of {found.path}"])
+    before = {name: value for name, value in found.options.items() if name in EVALUATED_WITH}
+    notes = [f"warning: not as in the checkpoint: {change}" for change in changed_options(before, run.options)]
+    say_what_runs(run, data, model, [f"weights of {found.path}", *notes])
     return model.to(run.device).eval(), found.path
 
 
@@ -111,13 +123,14 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
             if model.half_dtype is None:
                 run.log.line("this CPU has no instructions for bfloat16: training in float32 (--amp_dtype)")
         state = TrainingState(model, model, build_optimizer(model, **_taken_by(build_optimizer, options)), scaler)
+        changes = changed_options(found.options, options) if found else []
         if found:
-            checkpoint.restore(state, found, options, len(data.train))
+            metric = MAIN_METRIC[data.config.metric]
+            changes += checkpoint.restore(state, found, options, len(data.train), data.lists(), metric)
         if options.start_epoch is not None:
             state.epoch, state.step, state.losses = options.start_epoch, 0, None
         if options.compile:
             compile_backbones(model)
-    changes = changed_options(found.options, options) if found else []
     notes = [f"warning: not as in the checkpoint: {change}" for change in changes]
     say_what_runs(run, data, model, source + notes)
     state.network = wrap(model, run.device)

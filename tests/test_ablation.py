@@ -116,6 +116,16 @@ def test_two_processes_write_the_table_of_one(evaluate, finished, tmp_path):
     assert done.stdout.count("Ablation of the policies") == 1
 
 
+def test_a_checkpoint_from_elsewhere_leaves_the_runs_table_alone(evaluate, tmp_path):
+    folder = tmp_path / "log" / RUN
+    folder.mkdir(parents=True)
+    for name in ("metrics.jsonl", "ablation.csv"):
+        (folder / name).write_text("")
+    assert call(main.main, *evaluate, "--set_ablation", "single") == 0
+    assert (folder / "ablation.csv").read_text() == ""
+    assert len((folder / "ablation_of_reference.csv").read_text().splitlines()) == 5 + 1
+
+
 def test_logits_that_are_not_finite_are_one_line_and_leave_no_table(evaluate, tmp_path, capsys):
     state = torch.load(evaluate[evaluate.index("--resume") + 1])
     state["state_dict"]["local_CNN.conv1.weight"].fill_(torch.nan)

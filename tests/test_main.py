@@ -12,6 +12,7 @@ import torch
 
 import main
 import main_semiAMP
+import test_early_exit_uni_adafocus
 from dataset_config import get_dataset
 from models.uni_adafocus import UniAdaFocus
 from ops import engine
@@ -319,6 +320,20 @@ def test_a_wrong_row_is_named_by_file_and_line(row, message, options, dataset_fo
     (dataset_folder / "train_split.txt").write_text(f"train1,8,1\n{row}\ntrain2,8,2\n")
     assert call(main.main, *options, "--epochs", 1) == 2
     assert message in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("change", [("patch_size", 48, 32), ("num_segments", 3, 6), ("temperature", 3.0, 1.0)])
+def test_an_evaluation_with_other_sizes_than_those_trained_with_says_so(change, options, tmp_path, capsys):
+    name, value, before = change
+    assert call(main.main, *options, "--epochs", 1) == 0
+    path = _run_folder(tmp_path, 1) / "ckpt.pth.tar"
+    capsys.readouterr()
+    for script in (main, test_early_exit_uni_adafocus):
+        evaluate = ["--evaluate", "--resume", path, "--root_log", tmp_path / script.__name__]
+        assert call(script.main, *options, *evaluate) == 0
+        assert "warning: not as" not in capsys.readouterr().out
+        assert call(script.main, *options, *evaluate, f"--{name}", value) == 0
+        assert f"warning: not as in the checkpoint: {name}: {before} -> {value}\n" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_other_sizes_is_refused_with_both_shapes(options, random_checkpoint, dataset_folder, capsys):

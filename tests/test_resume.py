@@ -375,6 +375,58 @@ def test_a_checkpoint_from_elsewhere_does_not_write_over_the_run_in_the_folder(o
     assert [record["epoch"] for record in _records(tmp_path / "first")] == [1]
 
 
+def test_the_best_begins_anew_in_a_folder_that_does_not_hold_its_checkpoint(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path) == 0
+    capsys.readouterr()
+    last = tmp_path / FOLDER / "ckpt.pth.tar"
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", last, "--epochs", 3) == 0
+    printed, folder = capsys.readouterr().out, tmp_path / FOLDER.replace("_e2", "_e3")
+    assert re.search(rf"The best Acc_pred@1 so far, [\d.]+, stays in {tmp_path / FOLDER}; here it begins anew", printed)
+    assert (folder / "ckpt.best.pth.tar").exists()
+    assert f"best Acc_pred@1 {checkpoint.read(folder / 'ckpt.best.pth.tar').best:.3f}" in printed.splitlines()[-1]
+
+
+def test_a_best_of_another_metric_is_not_compared_with(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path, "--metric", "map") == 0
+    path = tmp_path / FOLDER / "ckpt.pth.tar"
+    for name in (path, path.with_name("ckpt.best.pth.tar")):
+        torch.save(torch.load(name, weights_only=True) | {"epoch": 1, "best_acc1": 99.0}, name)
+    capsys.readouterr()
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto", "--metric", "accuracy") == 0
+    printed = capsys.readouterr().out
+    assert "its best, 99.000, is of mAP: the best Acc_pred@1 begins anew" in printed and "99.0" not in printed[-120:]
+    assert checkpoint.read(path.with_name("ckpt.best.pth.tar")).metric == "Acc_pred@1"
+
+
+def test_other_lists_are_told_and_refused_in_the_middle_of_an_epoch(
+    options, dataset_folder, tmp_path, capsys, monkeypatch
+):
+    assert call(main.main, *options, "--root_log", tmp_path / "a", "--epochs", 1) == 0
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert call(main.main, *options, "--root_log", tmp_path / "b") == 143
+    capsys.readouterr()
+    rows = (dataset_folder / "train_split.txt").read_text().splitlines()
+    (dataset_folder / "train_split.txt").write_text("\n".join(reversed(rows)) + "\n")
+    ended = tmp_path / "a" / FOLDER.replace("_e2", "_e1") / "ckpt.pth.tar"
+    assert call(main.main, *options, "--root_log", tmp_path / "c", "--resume", ended) == 0
+    assert "warning: not as in the checkpoint: the training split is another list" in capsys.readouterr().out
+    assert call(main.main, *options, "--root_log", tmp_path / "b", "--resume", "auto") == 2
+    assert "the training split lists others now" in the_error(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("given", [["--start_epoch", 2], ["--resume", "other.pth.tar"]])
+def test_with_nothing_to_train_an_earlier_run_stays_where_it_is(given, options, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(main.main, *options, "--root_log", tmp_path) == 0
+    shutil.copyfile(tmp_path / FOLDER / "ckpt.pth.tar", "other.pth.tar")
+    before = {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert call(main.main, *options, "--root_log", tmp_path, *given) == 2
+    assert "nothing to train" in the_error(capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir() if path.is_file()} == before
+
+
 def test_more_steps_than_an_epoch_has_are_damage(options, tmp_path, capsys):
     assert call(main.main, *options, "--root_log", tmp_path) == 0
     path = tmp_path / FOLDER / "ckpt.pth.tar"

@@ -384,3 +384,27 @@ def test_one_validation_video_has_no_halves(options, folder, data, tmp_path, cap
     assert call(script.main, *options, "--data_dir", single, "--calibrate_on", "val_half") == 2
     assert "--calibrate_on val_half needs 2 or more videos" in the_error(capsys.readouterr().err)
     assert not folder.exists()
+
+
+def test_a_checkpoint_from_elsewhere_leaves_the_runs_results_alone(options, folder):
+    folder.mkdir(parents=True)
+    kept = ["metrics.jsonl", "early_exit_confidence.json", "early_exit_entropy.csv", "early_exit.png"]
+    kept += ["exit_logits.npz"]
+    for name in kept:
+        (folder / name).write_text("")
+    assert call(script.main, *options) == 0
+    assert all((folder / name).read_text() == "" for name in kept)
+    for name in kept[1:]:
+        stem, _, ending = name.partition(".")
+        assert (folder / f"{stem}_of_reference.{ending}").stat().st_size > 0
+
+
+def test_kept_logits_are_of_one_checkpoint(again, checkpoint, folder, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    torch.save({"state_dict": {name: value * 1.01 for name, value in state.items()}}, tmp_path / "other.pth.tar")
+    with np.load(folder / "exit_logits.npz") as file:
+        assert {"train_logits", "val_logits"} <= set(file.files)
+    other = ["--resume", tmp_path / "other.pth.tar", "--calibrate_on", "val_half"]
+    assert call(script.main, *again, *other) == 0
+    with np.load(folder / "exit_logits.npz") as file:
+        assert "val_logits" in file.files and not any(name.startswith("train") for name in file.files)

@@ -4,6 +4,7 @@ A million names in a list would be copied page by page into every loader worker 
 object and a few arrays are shared, and cheap to pickle.
 """
 
+import hashlib
 import os
 from array import array
 from collections.abc import Sequence
@@ -48,6 +49,13 @@ class Annotations:
     def names(self) -> list[str]:
         """All names, in the order of the split file."""
         return [self.name(index) for index in range(len(self))]
+
+    def digest(self) -> str:
+        """SHA-256 of what the list says, in hexadecimal."""
+        listed = hashlib.sha256(self.name_bytes)
+        for column in (self.name_offsets, self.frames, self.labels):
+            listed.update(column.tobytes())
+        return listed.hexdigest()
 
     def without(self, rows: Sequence[int]) -> "Annotations":
         """The same list without the videos `rows` (0..N-1); the others keep their order and their line numbers."""

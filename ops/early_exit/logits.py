@@ -5,7 +5,6 @@ with -1, SPLIT_focus_indices int64 [N, F] and SPLIT_video [N] (names), in the or
 SPLIT_depends_on, a JSON object.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from ops import engine
 from ops.data.check import report_replaced
 from ops.data.dataset import BACKENDS, VideoDataset
 from ops.early_exit.thresholds import Weights, model_sizes
+from ops.report.outputs import of_checkpoint
 from ops.runner import evaluation_batches
 from ops.utils import distributed
 from ops.utils.errors import first_line
@@ -36,7 +36,7 @@ def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weight
     Returns None on all processes but the main one. Raises UserError for a video that cannot be read, and, on every
     process, for logits that are not finite and a file that cannot be written; Stopped when a signal comes.
     """
-    path = run.log.folder / FILE_NAME
+    path = run.log.folder / of_checkpoint(FILE_NAME, run.log.folder, weights.path)
     kept, depends_on = None, {}
     with distributed.fail_together():
         if distributed.is_main_process():
@@ -55,14 +55,11 @@ def kept_or_computed(run: Run, model: UniAdaFocus, dataset: VideoDataset, weight
 
 def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str, precision: str) -> dict[str, Any]:
     """All that the logits of a split depend on but for the pixels of its frames: plain values by name."""
-    config, videos = dataset.config, dataset.annotations
-    listed = hashlib.sha256(videos.name_bytes)
-    for column in (videos.name_offsets, videos.frames, videos.labels):
-        listed.update(column.tobytes())
+    config = dataset.config
     found = {
         "checkpoint": checkpoint_hash,
         **model_sizes(model),
-        "videos": listed.hexdigest(),
+        "videos": dataset.annotations.digest(),
         "frames": str(config.frames_root.resolve() / config.template),
     }
     # The usual ones are left out, so that files of older versions fit.
@@ -115,7 +112,9 @@ def _read(
 
 
 def _write(path: Path, dataset: VideoDataset, found: Mapping[str, Tensor], depends_on: Mapping[str, Any]) -> None:
-    arrays = _arrays(path, lambda line: None)  # the other split's stay
+    arrays = _arrays(path, lambda line: None)
+    if not _of_one_checkpoint(arrays, depends_on):  # else the other split's stay
+        arrays = {}
     values = {name: value.numpy() for name, value in found.items()} | {
         "labels": dataset.labels.numpy(),
         "video": np.array(dataset.video_names()),
@@ -124,6 +123,15 @@ def _write(path: Path, dataset: VideoDataset, found: Mapping[str, Tensor], depen
     arrays |= {f"{dataset.split}_{name}": value for name, value in values.items()}
     with whole_file(path) as file:
         np.savez(file, **arrays)
+
+
+def _of_one_checkpoint(arrays: Mapping[str, np.ndarray], depends_on: Mapping[str, Any]) -> bool:
+    """Whether all splits in the file have the logits of the checkpoint that these depend on."""
+    try:
+        before = [json.loads(str(value)) for name, value in arrays.items() if name.endswith("_depends_on")]
+        return all(found["checkpoint"] == depends_on["checkpoint"] for found in before)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def _arrays(path: Path, say: Callable[[str], None]) -> dict[str, np.ndarray]:

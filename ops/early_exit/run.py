@@ -17,7 +17,7 @@ from ops.flops import cost_table, exit_gflops
 from ops.inference import float32_convolutions, prepare_for_inference
 from ops.metrics import METRIC_NAMES
 from ops.report.files import save_predictions
-from ops.report.outputs import report_precision
+from ops.report.outputs import of_checkpoint, report_precision
 from ops.report.style import save_png
 from ops.runner import leave_early
 from ops.setup import Data, load_data, load_model
@@ -117,18 +117,23 @@ def curve_table(criterion: str, curves: ExitCurves) -> Iterator[str]:
 def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -> None:
     """Print the curves and write them, with thresholds and a picture, to the log folder. Raises UserError."""
     options, logger, folder = run.options, run.log, run.log.folder
+
+    def place(path: Path) -> Path:
+        return folder / of_checkpoint(path.name, folder, weights.path)
+
     for criterion, points in curves.points.items():
         for line in curve_table(criterion, curves):
             logger.line(line)
         for point in points:
             figures = {"metric": point.metric, "random_metric": point.random_metric, "gflops": point.gflops}
             logger.scalars(f"early_exit_{criterion}", figures, point.p)
-        write_curve(result_file(folder, criterion, "csv"), points)
-        path = result_file(folder, criterion, "json")
+        write_curve(place(result_file(folder, criterion, "csv")), points)
+        path = place(result_file(folder, criterion, "json"))
         write_thresholds(path, curves, criterion, options.calibrate_on, model, weights)
     published = published_figures(options, curves.metric)
-    save_png(folder / PICTURE, early_exit_figure(curves, f"{options.dataset}, {weights.path.name}", published))
+    picture = place(folder / PICTURE)
+    save_png(picture, early_exit_figure(curves, f"{options.dataset}, {weights.path.name}", published))
     if published:
         listed = ", ".join(f"{metric} at {cost}" for cost, metric in published)
         logger.line(f"Published, {METRIC_NAMES[curves.metric]} at GFLOPs: {listed}")
-    logger.line(f"Curves, thresholds and {PICTURE} are in {folder}")
+    logger.line(f"Curves, thresholds and {picture.name} are in {folder}")

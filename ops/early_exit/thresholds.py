@@ -49,7 +49,7 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 def result_file(folder: Path, criterion: str, ending: str) -> Path:
-    """Where the curve ("csv") or the thresholds ("json") of a criterion are kept."""
+    """Where the curve ("csv") or the thresholds ("json") of a criterion are kept, of the run in that folder."""
     return folder / f"early_exit_{criterion}.{ending}"
 
 

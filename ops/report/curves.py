@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ops.losses import LOSS_NAMES
+from ops.metrics import MAIN_METRIC
 from ops.report.style import FONT, fitted, new_figure, plain_axes, save_png
 from ops.utils.errors import EXIT_DONE, UserError, run_entry
 from ops.utils.logger import METRICS_FILE, Records, read_records
 from opts import OneLineParser
 
 CURVES_FILE = "curves.png"
-MAIN_METRICS = ("mAP", "Acc_pred@1")
 # Told apart by colour-blind readers too (Okabe and Ito); with more lines they come again, dashed.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (4, 2)), (0, (1, 1)))
@@ -92,7 +92,7 @@ def metric_names(records: Records) -> list[str]:
     `Prec@1` is drawn beside mAP only: elsewhere it is the main metric by another name.
     """
     known = {name: None for record in records for name in record.get("val", {})}
-    main = [name for name in MAIN_METRICS if name in known]
+    main = [name for name in MAIN_METRIC.values() if name in known]
     hidden = {*main, *(["Prec@1"] if "Acc_pred@1" in known else [])}
     hidden |= {"Acc_pred@5"} if any(record.get("classes", math.inf) <= FEW_CLASSES for record in records) else set()
     others = [name for name in known if name not in hidden and (name.endswith(("mAP", "@1")) or name == "Acc_pred@5")]

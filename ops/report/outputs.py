@@ -92,17 +92,23 @@ def spread_rows(videos: int, number: int) -> list[int]:
     return sorted({(2 * place + 1) * videos // (2 * number) for place in range(number)})
 
 
+def of_checkpoint(name: str, folder: Path, checkpoint: Path) -> str:
+    """What a result of a checkpoint is called in a log folder: `name`, or where a run is in the folder and the
+    checkpoint is from elsewhere, `name` with that of the checkpoint, so that the results of the run stay."""
+    holds_a_run = (folder / METRICS_FILE).exists() or any(folder.glob("ckpt*.pth.tar"))
+    if not holds_a_run or checkpoint.resolve().parent == folder.resolve():
+        return name
+    stem, dot, ending = name.rpartition(".")
+    return f"{stem}_of_{checkpoint.name.removesuffix('.tar').removesuffix('.pth')}{dot}{ending}"
+
+
 def write_files(logger: RunLogger, dataset: VideoDataset, evaluated: Evaluated, checkpoint: Path) -> None:
     """Write per_class.csv, and curves.png where the checkpoint's own run is in the log folder; say where they are.
 
-    A checkpoint from elsewhere leaves the files of the run in that folder alone: its table has a name of its own.
     Raises UserError where a file cannot be written.
     """
     at_home = checkpoint.resolve().parent == logger.folder.resolve()
-    holds_a_run = (logger.folder / METRICS_FILE).exists() or any(logger.folder.glob("ckpt*.pth.tar"))
-    name = "per_class.csv"
-    if holds_a_run and not at_home:
-        name = f"per_class_of_{checkpoint.name.removesuffix('.tar').removesuffix('.pth')}.csv"
+    name = of_checkpoint("per_class.csv", logger.folder, checkpoint)
     results = classes.class_results(evaluated.logits, dataset.labels, dataset.config.metric, dataset.config.classes)
     classes.write_per_class(logger.folder / name, results, dataset.config.metric)
     curves = draw_run(logger.folder) if at_home else None

@@ -3,7 +3,8 @@
 A file is a dict with `epoch` (how many are done), `state_dict` (each key with a leading "module."), `optimizer`,
 `best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`. Ours adds what an exact resume needs
 (`step`: steps done in the epoch after those; `losses` of these steps; `videos`: their number in the training split;
-`random_states`) and what helps to understand the file (`options`, `versions`).
+`random_states`; `lists`: digests of the splits and class names; `metric`: which one `best_acc1` is of) and what helps
+to understand the file (`options`, `versions`).
 """
 
 import math
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from ops.utils.errors import UserError, first_line
 
+FACTORS = ("scale", "growth_factor", "backoff_factor")  # of a gradient scaler
 PREFIX = "module."  # what DistributedDataParallel puts before every name in published files
 
 
@@ -42,6 +44,8 @@ class Checkpoint:
     videos: int | None  # in the training split
     random_states: tuple[Tensor, ...]  # PyTorch's, of every process
     options: Mapping[str, Any]
+    metric: str | None  # which one `best` is of, by its name in an evaluation
+    lists: Mapping[str, Any]  # digests of the splits and the class names
 
 
 def read(path: Path) -> Checkpoint:
@@ -89,6 +93,8 @@ def read(path: Path) -> Checkpoint:
         videos=field("videos", _count),
         random_states=field("random_states", _random_states, ()),
         options=field("options", _plain_values, {}),
+        metric=field("metric", _text),
+        lists=field("lists", _plain_values, {}),
     )
 
 
@@ -121,6 +127,12 @@ def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not -math.inf < value < math.inf:
         raise ValueError(f"is {value!r:.60}, not a finite number")
     return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {value!r:.60}, not a name")
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -159,13 +171,14 @@ def _momentum(value: Any, number: int) -> Tensor | None:
 
 
 def _scaler(value: Any) -> Mapping[str, float]:
-    for name in _mapping(value) and ("scale", "growth_factor", "backoff_factor"):
-        if not 0 < _finite(value.get(name)) < 1e38:  # float32 can hold
-            raise ValueError(f"has a {name} of {value[name]}")
+    factors = {name: _finite(value.get(name)) for name in _mapping(value) and FACTORS}
+    for name, factor in factors.items():
+        if not 0 < factor < 1e38:  # float32 can hold
+            raise ValueError(f"has a {name} of {factor}")
     for name in value and ("growth_interval", "_growth_tracker"):
         if _count(value.get(name)) >= 2**31:
             raise ValueError(f"has a {name} of {value[name]}")
-    return value
+    return dict(value) | factors  # as floats: PyTorch takes no large whole number for them
 
 
 def _loss_totals(value: Any) -> tuple[list[float], int]:

@@ -35,7 +35,7 @@ METRICS_FILE = "metrics.jsonl"
 Records = Sequence[Mapping[str, Any]]  # its lines
 RUN_FILES = (
     "log*.csv", "args.txt", METRICS_FILE, "ckpt*.pth.tar", "events.out.tfevents.*", "curves.png", "per_class*.csv",
-    "ablation.csv", "policy_report.json", "early_exit*", "exit_logits.npz",
+    "ablation*.csv", "policy_report.json", "early_exit*", "exit_logits*.npz",
 )  # fmt: skip
 
 

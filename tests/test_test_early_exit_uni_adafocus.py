@@ -19,6 +19,7 @@ from ops.early_exit import criterion_values, exit_decisions
 from ops.early_exit import inference as dynamic
 from ops.early_exit import run as early_exit_run
 from ops.early_exit.curve import exit_thresholds
+from ops.early_exit.figure import early_exit_figure
 from ops.early_exit.run import halves
 from ops.stepwise import stepwise
 from ops.utils.signals import StopRequest
@@ -212,6 +213,16 @@ def test_another_checkpoint_has_its_logits_computed(again, finished, folder, che
     assert re.search(r"the val logits are not of this run \(checkpoint .* -> .*\); computing", capsys.readouterr().out)
     difference = kept(folder)["val_logits"] - kept(finished)["val_logits"]
     np.testing.assert_allclose(difference, np.broadcast_to([[0], [0], [1]], difference.shape), atol=1e-4)
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_stand(folder, data, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(early_exit_run, "early_exit_figure", early_exit_figure)  # as it is without `no_pictures`
+    shutil.copyfile(checkpoint, tmp_path / "best_$_$_x.pth.tar")
+    options = [*arguments(data, tmp_path / "best_$_$_x.pth.tar", tmp_path / "log"), "--dataset", "a$_$b"]
+    assert call(script.main, *options, "--calibrate_on", "val_half", "--dynamic", 10) == 0
+    folder = folder.with_name(RUN.replace("mine", "a$_$b"))
+    assert (folder / "early_exit.png").read_bytes().startswith(b"\x89PNG")
+    assert "with the simulation's exit" in capsys.readouterr().out
 
 
 def test_half_of_the_validation_split_serves_for_thresholds_and_the_other_is_evaluated(

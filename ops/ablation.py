@@ -25,6 +25,7 @@ from ops.data.dataset import VideoDataset
 from ops.flops import exit_gflops
 from ops.metrics import METRIC_NAMES, main_metric, step_mean
 from ops.report.files import write_csv
+from ops.report.outputs import report_left_out_classes
 from ops.utils import distributed
 from ops.utils.session import Run
 
@@ -68,6 +69,7 @@ def compare_policies(run: Run, model: UniAdaFocus, dataset: VideoDataset, batche
             rows = [_row(policies, logits, dataset) | {"gflops": gflops} for policies in pairs]
             for line in ablation_table(rows, dataset.config.metric):
                 run.log.line(line)
+            report_left_out_classes(run.log, dataset.config, dataset.labels)
             cells = ([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row.values()] for row in rows)
             write_csv(run.log.folder / FILE_NAME, [rows[0], *cells])
             run.log.line(f"{FILE_NAME} is in {run.log.folder}")

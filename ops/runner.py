@@ -19,7 +19,7 @@ from ops.loss_history import Averages, LossHistory
 from ops.optim import learning_rate, set_learning_rate
 from ops.report.curves import draw_run
 from ops.report.files import save_predictions
-from ops.report.outputs import report_precision, show_in_tensorboard, write_files
+from ops.report.outputs import report_left_out_classes, report_precision, show_in_tensorboard, write_files
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
 from ops.summary import print_summary
 from ops.utils import distributed
@@ -215,6 +215,7 @@ def evaluate(
         compiled=options.compile,
     )
     run.log.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    report_left_out_classes(run.log, dataset.config, dataset.labels)
     metrics["replaced_frames"] = report_replaced(dataset, run.log.line, "evaluation")
     report_precision(run, model, dataset)
     if options.save_predictions:

@@ -304,6 +304,20 @@ def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, check
     assert "Published" not in printed  # other settings than the published ones
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_log_says_once_how_many_classes_the_map_leaves_out(options, folder, data, tmp_path, capsys):
+    rows = other_data(data, tmp_path / "data", val_split="val0,8,0\nval1,8,1\nval2,8,2\nval3,8,1\nval4,8,0\n")
+    options += ["--data_dir", rows, "--metric", "map", "--dynamic", 10]
+    for more, line in (
+        ([], "warning: 1 of 4 classes have no video among these 5; they are left out of the mAP"),
+        (["--calibrate_on", "val_half"], "warning: 2 of 4 classes have no video among these 3; they are left out"),
+    ):
+        assert call(script.main, *options, *more) == 0
+        captured = capsys.readouterr()
+        assert captured.out.count(line) == captured.out.count("left out of the mAP") == 1
+        assert captured.err == "" and line in (folder / "log_eval.csv").read_text()
+
+
 def test_two_processes_give_the_curves_of_one_and_compute_what_is_not_kept(options, finished, folder):
     expected = kept(finished)
     folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ from ops.flops import cost_table, exit_gflops
 from ops.inference import float32_convolutions, prepare_for_inference
 from ops.metrics import METRIC_NAMES
 from ops.report.files import save_predictions
-from ops.report.outputs import report_precision
+from ops.report.outputs import report_left_out_classes, report_precision
 from ops.report.style import save_png
 from ops.runner import leave_early
 from ops.setup import Data, load_data, load_model
@@ -89,6 +89,7 @@ def evaluate(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool
             labels, metric = validation.labels[torch.from_numpy(rows)], validation.config.metric
             curves = compute_curves(calibration, simulated, labels, gflops, metric, options.seed)
             report(run, curves, model, weights)
+            report_left_out_classes(run.log, validation.config, labels)
             if options.save_predictions:
                 save_predictions(Path(options.save_predictions), validation, found["val"][:, -1])
             points = {point.p: point.thresholds for point in curves.points[options.criterion]}

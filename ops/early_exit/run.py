@@ -121,9 +121,6 @@ def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -
     for criterion, points in curves.points.items():
         for line in curve_table(criterion, curves):
             logger.line(line)
-        for point in points:
-            figures = {"metric": point.metric, "random_metric": point.random_metric, "gflops": point.gflops}
-            logger.scalars(f"early_exit_{criterion}", figures, point.p)
         write_curve(result_file(folder, criterion, "csv"), points)
         path = result_file(folder, criterion, "json")
         write_thresholds(path, curves, criterion, options.calibrate_on, model, weights)

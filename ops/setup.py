@@ -28,6 +28,7 @@ from ops.optim import build_optimizer
 from ops.utils import distributed
 from ops.utils.cores import available_cores
 from ops.utils.errors import UserError, first_line
+from ops.utils.files import check_writable
 from ops.utils.session import Run
 from ops.utils.signals import leaving_at_once
 
@@ -68,6 +69,8 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
         share_of_evaluation_batch(options)
         if options.save_predictions and Path(options.save_predictions).is_dir():
             raise UserError(f"--save_predictions {options.save_predictions} is a folder: give the name of a file")
+        if options.save_predictions and distributed.is_main_process():
+            check_writable(Path(options.save_predictions))
         check_precision(options.eval_precision, run.device)
         if options.compile:
             check_compiler(run.device)

@@ -322,6 +322,29 @@ def test_wrong_input_is_one_line_and_leaves_no_log_folder(change, message, optio
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.parametrize("extra", [[], ["--evaluate"]])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("/proc/p.npz", "No such file or directory"),
+        ("/proc/made/p.npz", "No such file or directory"),
+        ("file/p.npz", "Not a directory"),
+        ("file/made/p.npz", "Not a directory"),
+        ("made/" + "x" * 250, "File name too long"),
+    ],
+)
+def test_predictions_that_cannot_be_written_are_found_before_the_work(
+    place, reason, extra, options, random_checkpoint, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    given = [*extra, "--resume", random_checkpoint] if extra else ["--epochs", 1]
+    assert call(main.main, *options, *given, "--save_predictions", tmp_path / place) == 2
+    captured = capsys.readouterr()
+    assert the_error(captured.err) == f"error: cannot write {tmp_path / place}: {reason}"
+    assert captured.out == "" and sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

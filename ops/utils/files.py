@@ -38,13 +38,30 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Find out before the work whether `whole_file` will be able to write once the folders of `path` are made.
+
+    Asking for permissions is not enough: root has them in /proc, too. So a file is made beside, and removed at once.
+    Raises UserError where it cannot be written.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # fails where a file is in the place of a folder
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        beside = folder / _beside(path)
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, beside `path`, which takes that name when the block ends well and is gone when it does not.
 
     Raises UserError where it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}{BESIDE}")
+    beside = path.with_name(_beside(path))
     try:
         try:
             with open(beside, "wb") as file:
@@ -55,3 +72,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 beside.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _beside(path: Path) -> str:
+    """The name of the file that is written in place of `path`."""
+    return f".{path.name}.{os.getpid()}{BESIDE}"

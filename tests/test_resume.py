@@ -104,6 +104,16 @@ def test_a_run_that_was_stopped_by_a_signal_ends_with_the_weights_of_one_that_wa
     ]
 
 
+def test_a_run_that_goes_on_leaves_the_lines_of_its_earlier_epochs_as_they_are(options, tmp_path):
+    assert call(main.main, *options, "--root_log", tmp_path) == 0
+    file = tmp_path / FOLDER / "metrics.jsonl"
+    before = file.read_text().splitlines()
+    assert '"replaced_frames": 0}' in before[0]  # a number of frames, and not 0.0
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto", "--start_epoch", 1) == 0
+    after = file.read_text().splitlines()
+    assert len(after) == 2 and after[0] == before[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_and_a_terminal_that_closes_save_though_nobody_reads_any_more(number, options, tmp_path, monkeypatch):
     """With `2>&1 | tee log`, Ctrl-C ends tee, too."""

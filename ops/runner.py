@@ -10,7 +10,7 @@ import torch
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
-from ops.data.check import check_only, report_replaced
+from ops.data.check import ReplacedFrames, check_only, report_replaced
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
 from ops.engine import Batch, TrainingState
@@ -79,7 +79,7 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
             state.best = metrics[main_metric] if is_best else state.best
             run.log.line(f"Best {main_metric}: {state.best:.3f}")
         record(run, state, data, lr, losses, metrics)
-        state.epoch, state.step, state.losses = epoch + 1, 0, None
+        state.epoch, state.step, state.losses, state.replaced = epoch + 1, 0, None, {}
         # Where there was an evaluation, the one from before it has made room for itself.
         save(run, state, data, options.keep if metrics is None else 0, is_best)
     with distributed.fail_together():
@@ -89,10 +89,12 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
 
 
 def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Batch], lr: float) -> dict[str, float]:
-    """What is left of an epoch. Returns the means of the whole of it, and how fast this process's part went."""
+    """What is left of an epoch. Returns means and replaced frames of the whole of it, and how fast this process's part
+    went, where there was any left."""
     options, first_step, began = run.options, state.step, time.perf_counter()
     steps = len(data.train) // options.batch_size
     history = LossHistory(state.epoch, data.train.video_name, state.losses)
+    replaced = ReplacedFrames(data.train, state.replaced)
     for step in engine.train_steps(
         state,
         batches,
@@ -102,6 +104,7 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
         pieces=options.grad_accum,
     ):
         history.append(step)
+        replaced.append(step.videos)
         number = state.step - 1
         if number % options.print_freq == 0 or state.step == steps:
             place = f"Epoch: [{state.epoch}][{number}/{steps}], lr: {lr:.5f}"
@@ -109,18 +112,20 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
         stop = run.stop.agreed()
         before_evaluation = state.step == steps and evaluation_is_due(state.epoch, options.epochs, options.eval_freq)
         if stop or before_evaluation or (options.save_freq and state.step % options.save_freq == 0):
-            state.losses = history.totals()
+            state.losses, state.replaced = history.totals(), replaced.totals()
             save(run, state, data, options.keep)
         if stop:
             raise Stopped(stop)
     state.losses = history.totals()
     averages = history.epoch_averages()
-    videos = (state.step - first_step) * options.batch_size
-    speed = {"videos_per_second": videos / (time.perf_counter() - began), "data_time": averages.data_seconds}
+    speed = {}
+    if state.step > first_step:  # an interrupted run may have left nothing but the evaluation
+        videos = (state.step - first_step) * options.batch_size
+        speed = {"videos_per_second": videos / (time.perf_counter() - began), "data_time": averages.data_seconds}
     if run.device.type == "cuda" and (line := line_on_waiting(averages)):
         run.log.line(line)
-    replaced = report_replaced(data.train, run.log.line, f"epoch {state.epoch}")
-    return averages.figures | speed | {"replaced_frames": replaced}
+    frames = report_replaced(data.train, run.log.line, f"epoch {state.epoch}")
+    return averages.figures | speed | {"replaced_frames": frames}
 
 
 def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, float] | None:

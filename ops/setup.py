@@ -117,7 +117,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
         if found:
             checkpoint.restore(state, found, options, len(data.train))
         if options.start_epoch is not None:
-            state.epoch, state.step, state.losses = options.start_epoch, 0, None
+            state.epoch, state.step, state.losses, state.replaced = options.start_epoch, 0, None, {}
         if options.compile:
             compile_backbones(model)
     changes = changed_options(found.options, options) if found else []

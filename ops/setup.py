@@ -31,6 +31,7 @@ from ops.utils.errors import UserError, first_line
 from ops.utils.files import check_writable
 from ops.utils.session import Run
 from ops.utils.signals import leaving_at_once
+from opts import without_effect
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -300,6 +301,8 @@ def say_what_runs(run: Run, data: Data, model: UniAdaFocus, notes: Sequence[str]
         f"{config.name}: {config.num_classes} classes, metric {config.metric}, frames {config.frames_root}/*/"
         f"{config.template}; {distributed.world_size()} process(es) on {run.device.type}, batch {options.batch_size}"
     )
+    for option in without_effect(options):
+        run.log.line(f"Without effect: {option}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     run.log.line(f"{parameters / 1e6:.1f} M parameters")
     for note in notes:

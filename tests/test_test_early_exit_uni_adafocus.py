@@ -304,6 +304,12 @@ def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, check
     assert "Published" not in printed  # other settings than the published ones
 
 
+def test_options_of_dynamic_are_named_without_it(again, folder, capsys):
+    assert call(script.main, *again, "--criterion", "entropy") == 0
+    line = "Without effect: --criterion, without --dynamic\n"
+    assert line in capsys.readouterr().out and line in (folder / "log_eval.csv").read_text()
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_log_says_once_how_many_classes_the_map_leaves_out(options, folder, data, tmp_path, capsys):
     rows = other_data(data, tmp_path / "data", val_split="val0,8,0\nval1,8,1\nval2,8,2\nval3,8,1\nval4,8,0\n")

@@ -373,6 +373,28 @@ def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str] | No
     return options
 
 
+def without_effect(options: argparse.Namespace) -> list[str]:
+    """The options that were given and change nothing beside the others, each with the reason, for people.
+
+    Not those of published commands, which pass options of training with --evaluate.
+    """
+    found = []
+    if hasattr(options, "dynamic"):
+        if not options.dynamic:
+            given = _given(options, criterion="confidence", focus_chunk=1, dynamic_batch_size=1)
+            found += [f"--{name}, without --dynamic" for name in given]
+    elif not options.evaluate:
+        # --resume auto may find no checkpoint: the same command starts a run, with these weights, and goes on with it.
+        elsewhere = "--resume" if options.resume not in ("", "auto") else "--init_from" if options.init_from else ""
+        if not elsewhere and options.pretrained != "imagenet":
+            elsewhere = f"--pretrained {options.pretrained}"
+        if options.glance_ckpt_path and elsewhere:
+            found.append(f"--glance_ckpt_path, with {elsewhere}")
+        if options.eval_suffix != "eval":
+            found.append("--eval_suffix, which names the log of --evaluate and of early exit")
+    return found
+
+
 def _given(options: argparse.Namespace, **usual: object) -> list[str]:
     """The options that are other than usual."""
     return [name for name, value in usual.items() if getattr(options, name) != value]

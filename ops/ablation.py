@@ -26,7 +26,7 @@ from ops.data.dataset import VideoDataset
 from ops.flops import exit_gflops
 from ops.metrics import METRIC_NAMES, main_metric, step_mean
 from ops.report.files import write_csv
-from ops.report.outputs import of_checkpoint
+from ops.report.outputs import of_checkpoint, report_left_out_classes
 from ops.utils import distributed
 from ops.utils.session import Run
 
@@ -72,6 +72,7 @@ def compare_policies(
             rows = [_row(policies, logits, dataset) | {"gflops": gflops} for policies in pairs]
             for line in ablation_table(rows, dataset.config.metric):
                 run.log.line(line)
+            report_left_out_classes(run.log, dataset.config, dataset.labels)
             cells = ([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row.values()] for row in rows)
             name = of_checkpoint(FILE_NAME, run.log.folder, checkpoint)
             write_csv(run.log.folder / name, [rows[0], *cells])

@@ -44,6 +44,7 @@ def content_of(
         "epoch": state.epoch,
         "step": state.step,
         "losses": state.losses,
+        "replaced_frames": state.replaced,
         "state_dict": {PREFIX + key: value.contiguous() for key, value in state.model.state_dict().items()},
         "optimizer": optimizer,
         "best_acc1": state.best or 0.0,
@@ -202,6 +203,9 @@ def restore(
             f"checkpoint {path} stands in the middle of an epoch, which can only be finished with {wanted}; "
             "use that, or a checkpoint from the end of an epoch"
         )
+    if any(row >= videos for row in found.replaced):
+        raise UserError(f"checkpoint {path} is damaged: its `replaced_frames` are of more than {videos} videos")
+    state.replaced = dict(found.replaced)
     if found.step > videos // options.batch_size:
         raise UserError(
             f"checkpoint {path} is damaged: {found.step} steps are more than an epoch of {videos} videos has"

@@ -4,7 +4,7 @@ runner's."""
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class TrainingState:
     epoch: int = 0  # that is going on, from 0
     step: int = 0  # how many of its steps are done
     losses: tuple[list[float], int] | None = None  # `LossHistory.totals` of these steps
+    replaced: dict[int, int] = field(default_factory=dict)  # frames replaced in these steps, by the video's row
     best: float | None = None  # the best main metric so far, percent; None before the first evaluation
     resumed_from: Path | None = None  # the checkpoint that it goes on from
 

@@ -77,16 +77,39 @@ def mean_average_precision(logits: ArrayLike, labels: ArrayLike) -> tuple[float,
     warning that counts such classes, and is nan in the returned float64 [C]. Raises ValueError for no videos, logits
     that are not finite, and labels outside -1..C-1.
     """
-    logits = checked_logits(logits)
-    positives = Positives.from_labels(labels, *logits.shape)
-    per_class = average_precision(logits.softmax(dim=1).numpy(), positives)
+    per_class = precision_of_classes(logits, labels)
+    if note := classes_without_video(labels, len(per_class)):
+        warnings.warn(note, stacklevel=2)
     return mean_over_classes(per_class), torch.from_numpy(per_class)
 
 
+def precision_of_classes(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """The average precisions [C] of `mean_average_precision`, which has the arguments and errors too; no warning."""
+    logits = checked_logits(logits)
+    return average_precision(logits.softmax(dim=1).numpy(), Positives.from_labels(labels, *logits.shape))
+
+
+def classes_without_video(labels: ArrayLike, classes: int) -> str:
+    """How many of the classes no video has, so that a mAP leaves them out, for people; "" where each has one.
+
+    labels [N, L], class numbers from 0, padded with -1 (or [N]).
+    """
+    labels = label_rows(labels)
+    without = classes - len(labels[labels >= 0].unique())
+    return (
+        f"{without} of {classes} classes have no video among these {len(labels)}; they are left out of the mAP"
+        if without
+        else ""
+    )
+
+
 def main_metric(logits: ArrayLike, labels: ArrayLike, metric: str) -> float:
-    """mAP, or top-1 accuracy of the first label, in percent. logits [N, C]; labels [N, L] padded with -1."""
+    """mAP, or top-1 accuracy of the first label, in percent. logits [N, C]; labels [N, L] padded with -1.
+
+    Of classes without a video, `classes_without_video` tells.
+    """
     if metric == "map":
-        return mean_average_precision(logits, labels)[0]
+        return mean_over_classes(precision_of_classes(logits, labels))
     return accuracy(logits, label_rows(labels)[:, 0], topk=(1,))[0]
 
 
@@ -96,7 +119,8 @@ def evaluation_metrics(logits_by_head: Mapping[str, ArrayLike], labels: ArrayLik
     logits_by_head: [N, C] each, under the names in `HEADS`: "pred" the logits of the last step; "cat", "global" and
     "local" the `step_mean` of all, of the glance and of the focus steps; "temporal" and "spatial" the logits of the
     two policies. labels [N, L], padded with -1. metric: "map" or "accuracy". `Prec@1` and `Prec@5` are the accuracies
-    of the last step and come with both; every accuracy is of the first label.
+    of the last step and come with both; every accuracy is of the first label. Of classes without a video, which mAP
+    leaves out, `classes_without_video` tells.
     """
     check_metric(metric)
     missing = [head for head in HEADS if head not in logits_by_head]
@@ -109,7 +133,7 @@ def evaluation_metrics(logits_by_head: Mapping[str, ArrayLike], labels: ArrayLik
         return figures | {f"Prec@{k}": figures[f"Acc_pred@{k}"] for k in TOP_K}
 
     logits = {head: checked_logits(logits_by_head[head]) for head in HEADS}
-    positives = Positives.from_labels(labels, *logits["pred"].shape)  # once, so the warning comes once
+    positives = Positives.from_labels(labels, *logits["pred"].shape)
 
     def score(head_logits: Tensor) -> float:
         return mean_over_classes(average_precision(head_logits.softmax(dim=1).numpy(), positives))
@@ -131,7 +155,7 @@ class Positives:
 
     @classmethod
     def from_labels(cls, labels: ArrayLike, videos: int, classes: int) -> "Positives":
-        """Arguments as `mean_average_precision`; a label repeated in a row counts once, a class without video warns."""
+        """Arguments as `mean_average_precision`; a label repeated in a row counts once."""
         labels = label_rows(labels)
         if len(labels) != videos:
             raise ValueError(f"{len(labels)} rows of labels for {videos} rows of logits")
@@ -139,12 +163,6 @@ class Positives:
         row = torch.arange(videos)[:, None].expand_as(labels)
         pairs = (labels * videos + row)[labels >= 0].unique().numpy()
         starts = np.searchsorted(pairs, np.arange(classes + 1) * videos)
-        without = int((np.diff(starts) == 0).sum())
-        if without:
-            warnings.warn(
-                f"{without} of {classes} classes have no video among these {videos}; they are left out of the mAP",
-                stacklevel=3,
-            )
         return cls(videos, pairs // videos, pairs % videos, starts)
 
 

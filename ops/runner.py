@@ -10,7 +10,7 @@ import torch
 from models.uni_adafocus import UniAdaFocus
 from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
-from ops.data.check import check_only, report_replaced
+from ops.data.check import ReplacedFrames, check_only, report_replaced
 from ops.data.dataset import VideoDataset
 from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
 from ops.engine import Batch, TrainingState
@@ -20,7 +20,7 @@ from ops.metrics import MAIN_METRIC
 from ops.optim import learning_rate, set_learning_rate
 from ops.report.curves import draw_run
 from ops.report.files import save_predictions
-from ops.report.outputs import report_precision, show_in_tensorboard, write_files
+from ops.report.outputs import report_left_out_classes, report_precision, show_in_tensorboard, write_files
 from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
 from ops.summary import print_summary
 from ops.utils import distributed
@@ -81,7 +81,7 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
             state.best = metrics[main_metric] if is_best else state.best
             run.log.line(f"Best {main_metric}: {state.best:.3f}")
         record(run, state, data, lr, losses, metrics)
-        state.epoch, state.step, state.losses = epoch + 1, 0, None
+        state.epoch, state.step, state.losses, state.replaced = epoch + 1, 0, None, {}
         # After an evaluation, the save made just before it has already rotated the older checkpoints.
         save(run, state, data, options.keep if metrics is None else 0, is_best)
     with distributed.fail_together():
@@ -92,10 +92,12 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
 
 
 def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Batch], lr: float) -> dict[str, float]:
-    """What is left of an epoch. Returns the means of the whole of it, and how fast this process's part went."""
+    """What is left of an epoch. Returns means and replaced frames of the whole of it, and how fast this process's part
+    went, where there was any left."""
     options, first_step, began = run.options, state.step, time.perf_counter()
     steps = len(data.train) // options.batch_size
     history = LossHistory(state.epoch, data.train.video_name, state.losses)
+    replaced = ReplacedFrames(data.train, state.replaced)
     for step in engine.train_steps(
         state,
         batches,
@@ -105,6 +107,7 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
         pieces=options.grad_accum,
     ):
         history.append(step)
+        replaced.append(step.videos)
         number = state.step - 1
         if number % options.print_freq == 0 or state.step == steps:
             place = f"Epoch: [{state.epoch}][{number}/{steps}], lr: {lr:.5f}"
@@ -112,18 +115,20 @@ def train_epoch(run: Run, state: TrainingState, data: Data, batches: Iterable[Ba
         stop = run.stop.agreed()
         before_evaluation = state.step == steps and evaluation_is_due(state.epoch, options.epochs, options.eval_freq)
         if stop or before_evaluation or (options.save_freq and state.step % options.save_freq == 0):
-            state.losses = history.totals()
+            state.losses, state.replaced = history.totals(), replaced.totals()
             save(run, state, data, options.keep)
         if stop:
             raise Stopped(stop)
     state.losses = history.totals()
     averages = history.epoch_averages()
-    videos = (state.step - first_step) * options.batch_size
-    speed = {"videos_per_second": videos / (time.perf_counter() - began), "data_time": averages.data_seconds}
+    speed = {}
+    if state.step > first_step:  # an interrupted run may have left nothing but the evaluation
+        videos = (state.step - first_step) * options.batch_size
+        speed = {"videos_per_second": videos / (time.perf_counter() - began), "data_time": averages.data_seconds}
     if run.device.type == "cuda" and (line := line_on_waiting(averages)):
         run.log.line(line)
-    replaced = report_replaced(data.train, run.log.line, f"epoch {state.epoch}")
-    return averages.figures | speed | {"replaced_frames": replaced}
+    frames = report_replaced(data.train, run.log.line, f"epoch {state.epoch}")
+    return averages.figures | speed | {"replaced_frames": frames}
 
 
 def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, float] | None:
@@ -219,6 +224,7 @@ def evaluate(
         compiled=options.compile,
     )
     run.log.line("Testing Results: " + " ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    report_left_out_classes(run.log, dataset.config, dataset.labels)
     metrics["replaced_frames"] = report_replaced(dataset, run.log.line, "evaluation")
     report_precision(run, model, dataset)
     if options.save_predictions:

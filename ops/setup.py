@@ -30,8 +30,10 @@ from ops.optim import build_optimizer
 from ops.utils import distributed
 from ops.utils.cores import available_cores
 from ops.utils.errors import UserError, first_line
+from ops.utils.files import check_writable
 from ops.utils.session import Run
 from ops.utils.signals import leaving_at_once
+from opts import without_effect
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,6 +80,8 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
         share_of_evaluation_batch(options)
         if options.save_predictions and Path(options.save_predictions).is_dir():
             raise UserError(f"--save_predictions {options.save_predictions} is a folder: give the name of a file")
+        if options.save_predictions and distributed.is_main_process():
+            check_writable(Path(options.save_predictions))
         check_precision(options.eval_precision, run.device)
         if options.compile:
             check_compiler(run.device)
@@ -128,7 +132,7 @@ def build_training(run: Run, data: Data, mixed_precision: bool) -> TrainingState
             metric = MAIN_METRIC[data.config.metric]
             changes += checkpoint.restore(state, found, options, len(data.train), data.lists(), metric)
         if options.start_epoch is not None:
-            state.epoch, state.step, state.losses = options.start_epoch, 0, None
+            state.epoch, state.step, state.losses, state.replaced = options.start_epoch, 0, None, {}
         if options.compile:
             compile_backbones(model)
     notes = [f"warning: not as in the checkpoint: {change}" for change in changes]
@@ -310,6 +314,8 @@ def say_what_runs(run: Run, data: Data, model: UniAdaFocus, notes: Sequence[str]
         f"{config.name}: {config.num_classes} classes, metric {config.metric}, frames {config.frames_root}/*/"
         f"{config.template}; {distributed.world_size()} process(es) on {run.device.type}, batch {options.batch_size}"
     )
+    for option in without_effect(options):
+        run.log.line(f"Without effect: {option}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     run.log.line(f"{parameters / 1e6:.1f} M parameters")
     for note in notes:

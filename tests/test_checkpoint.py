@@ -170,7 +170,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path):
 
 
 SOUND = {
-    "epoch": 3, "step": 2, "losses": ([1.0, 2.0], 2), "best_acc1": 50.0, "videos": 9,
+    "epoch": 3, "step": 2, "losses": ([1.0, 2.0], 2), "best_acc1": 50.0, "videos": 9, "replaced_frames": {8: 2},
     "optimizer": {"state": {}, "param_groups": []},
     "random_states": [torch.zeros(8, dtype=torch.uint8)], "options": {"seed": 1},
     "scaler": torch.amp.GradScaler("cpu").state_dict(),
@@ -183,7 +183,8 @@ SOUND = {
         ("epoch", "abc"), ("epoch", -1), ("epoch", True), ("epoch", 1.5), ("step", -3), ("step", [1]),
         ("best_acc1", float("nan")), ("best_acc1", "70"), ("best_acc1", torch.zeros(2)), ("losses", ([1.0], -1)),
         ("losses", ([float("inf")], 1)), ("losses", 7), ("optimizer", [1]), ("optimizer", {"state": {}}),
-        ("videos", "many"), ("options", ["seed"]), ("options", {1: 2}),
+        ("replaced_frames", [1]), ("replaced_frames", {"a": 1}), ("replaced_frames", {0: -1}),
+        ("replaced_frames", {0: 2**31}), ("videos", "many"), ("options", ["seed"]), ("options", {1: 2}),
         ("random_states", torch.zeros(2)), ("random_states", [torch.zeros(8)]),
         ("scaler", {"scale": float("nan")}), ("state_dict", {"a": 1}), ("state_dict", {1: torch.zeros(1)}),
         ("state_dict", {"a": torch.zeros(2).to_sparse()}), ("state_dict", [torch.zeros(1)]),
@@ -194,7 +195,8 @@ def test_what_cannot_be_is_refused_by_its_name(name, value, tmp_path):
     content = {"state_dict": {"module.a": torch.zeros(1)}, **SOUND}
     torch.save(content, tmp_path / "sound.pth.tar")
     found = checkpoint.read(tmp_path / "sound.pth.tar")
-    assert (found.epoch, found.step, found.best, found.videos) == (3, 2, 50.0, 9) and list(found.state_dict) == ["a"]
+    assert (found.epoch, found.step, found.best, found.videos) == (3, 2, 50.0, 9) and found.replaced == {8: 2}
+    assert list(found.state_dict) == ["a"]
     torch.save(content | {name: value}, tmp_path / "odd.pth.tar")
     with pytest.raises(UserError, match=rf"odd\.pth\.tar is damaged: its `{name}` ") as caught:
         checkpoint.read(tmp_path / "odd.pth.tar")

@@ -46,6 +46,7 @@ def content() -> dict[str, Any]:
     state = training()
     step(state)
     state.epoch, state.step, state.best, state.losses = 3, 2, 50.0, ([1.0, 2.0], 2)
+    state.replaced = {1: 6, 8: 2}
     return checkpoint.content_of(state, vars(OPTIONS) | {"lr_steps": [0.0, 0.0], "resume": "auto"}, VIDEOS)
 
 
@@ -84,6 +85,7 @@ def refused_or_sound(folder) -> bool:
         return False
     assert all("\n" not in problem for problem in problems)
     assert state.epoch >= 0 and 0 <= state.step <= VIDEOS // BATCH
+    assert all(0 <= row < VIDEOS and 0 <= frames < 2**31 for row, frames in state.replaced.items())
     assert state.best is None or math.isfinite(state.best)
     step(state)
     assert all(value.isfinite().all() for value in state.model.state_dict().values())

@@ -252,6 +252,23 @@ def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, capsy
     assert "Best mAP:" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_log_says_how_many_classes_the_map_leaves_out(options, dataset_folder, tmp_path, capsys):
+    (dataset_folder / "val_split.txt").write_text("val0,8,0\nval1,8,1,2\n")
+    line = "warning: 1 of 4 classes have no video among these 2; they are left out of the mAP\n"
+    assert call(main.main, *options, "--metric", "map", "--epochs", 2) == 0
+    folder = _run_folder(tmp_path, 2)
+    assert (folder / "log.csv").read_text().count(line) == 2  # one for each evaluation
+    evaluate = [*options, "--epochs", 2, "--evaluate", "--resume", folder / "ckpt.pth.tar"]
+    assert call(main.main, *evaluate, "--metric", "map") == 0
+    assert (folder / "log_eval.csv").read_text().count(line) == 1
+    assert call(main.main, *evaluate, "--metric", "map", "--set_ablation", "--eval_suffix", "ablation") == 0
+    assert (folder / "log_ablation.csv").read_text().count(line) == 1
+    assert call(main.main, *evaluate, "--metric", "accuracy", "--eval_suffix", "accuracy") == 0
+    assert "left out of the mAP" not in (folder / "log_accuracy.csv").read_text()
+    assert capsys.readouterr().err == ""
+
+
 def test_minik_names_may_hold_spaces(make_dataset, tmp_path):
     folder = make_dataset(
         {"riding a bike/clip one": [0], "b": [1]}, {"riding a bike/clip two": [0], "c": [1]}, separator=" ",
@@ -305,6 +322,29 @@ def test_wrong_input_is_one_line_and_leaves_no_log_folder(change, message, optio
     assert call(main.main, *options, "--epochs", 1, *change) == 2
     assert message in the_error(capsys.readouterr().err)
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("extra", [[], ["--evaluate"]])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("/proc/p.npz", "No such file or directory"),
+        ("/proc/made/p.npz", "No such file or directory"),
+        ("file/p.npz", "Not a directory"),
+        ("file/made/p.npz", "Not a directory"),
+        ("made/" + "x" * 250, "File name too long"),
+    ],
+)
+def test_predictions_that_cannot_be_written_are_found_before_the_work(
+    place, reason, extra, options, random_checkpoint, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    given = [*extra, "--resume", random_checkpoint] if extra else ["--epochs", 1]
+    assert call(main.main, *options, *given, "--save_predictions", tmp_path / place) == 2
+    captured = capsys.readouterr()
+    assert the_error(captured.err) == f"error: cannot write {tmp_path / place}: {reason}"
+    assert captured.out == "" and sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

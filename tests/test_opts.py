@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from opts import TOY_DEFAULTS, build_parser, parse_options
+from opts import TOY_DEFAULTS, add_early_exit_options, build_parser, parse_options, without_effect
 from tests.shared import REFERENCE, call, run_script, the_error
 
 
@@ -166,6 +166,28 @@ def test_help_and_wrong_options_do_not_wait_for_torch(script):
         "assert not {'torch', 'numpy', 'cv2'} & set(sys.modules)\n"
     )
     assert "usage:" in run_script("-c", program).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", []),
+        ("--glance_ckpt_path w", []),
+        ("--glance_ckpt_path w --resume auto", []),  # which may find no checkpoint and start with these weights
+        ("--glance_ckpt_path w --resume auto --pretrained none", ["--glance_ckpt_path, with --pretrained none"]),
+        ("--dataset toy --glance_ckpt_path w", ["--glance_ckpt_path, with --pretrained toy"]),
+        ("--criterion entropy --focus_chunk 2 --dynamic_batch_size 3 --dynamic all", []),
+        (
+            "--criterion entropy --focus_chunk 2 --dynamic_batch_size 3 --eval_suffix mine",
+            [f"--{name}, without --dynamic" for name in ("criterion", "focus_chunk", "dynamic_batch_size")],
+        ),
+    ],
+)
+def test_options_without_effect_are_known(text, named):
+    parser = build_parser("test")
+    if "eval" in text or "dynamic" in text:
+        add_early_exit_options(parser)
+    assert without_effect(parse_options(parser, ["--data_dir", "x", *shlex.split(text)])) == named
 
 
 def test_help_names_only_defaults_that_there_are():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -104,6 +105,52 @@ def test_a_run_that_was_stopped_by_a_signal_ends_with_the_weights_of_one_that_wa
     ]
 
 
+@pytest.mark.parametrize(
+    "workers", [0, 2]
+)  # which are ahead of training: a frame that they read counts when it is used
+def test_replaced_frames_are_those_of_the_whole_epoch(workers, options, dataset_folder, tmp_path, monkeypatch, capsys):
+    for number in range(4):
+        for frame in range(2, 9):
+            (dataset_folder / "frames" / f"train{number}" / f"image_{frame:05d}.jpg").write_bytes(b"not a picture")
+    options, root = [*options, "--workers", workers], tmp_path / "parts"
+    assert call(main.main, *options, "--root_log", tmp_path / "whole") == 0
+    whole = [record["train"]["replaced_frames"] for record in _records(tmp_path / "whole")]
+    told = re.findall(r"warning: epoch .*", capsys.readouterr().out)
+    assert min(whole) >= 16 and "of 4 videos could not be read" in told[0]
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 1, stop_with_workers)
+        assert call(main.main, *options, "--root_log", root, "--save_freq", 1) == 143
+    capsys.readouterr()
+    assert call(main.main, *options, "--root_log", root, "--resume", "auto") == 0
+    assert [record["train"]["replaced_frames"] for record in _records(root)] == whole
+    assert re.findall(r"warning: epoch .*", capsys.readouterr().out) == told
+
+
+def test_two_processes_keep_the_replaced_frames_of_both(options, dataset_folder, tmp_path):
+    for number in range(4):
+        for frame in range(2, 9):
+            (dataset_folder / "frames" / f"train{number}" / f"image_{frame:05d}.jpg").write_bytes(b"not a picture")
+    for name, run in (("one", lambda *given: call(main.main, *given)), ("two", partial(call_together, main.main))):
+        run(*options, "--root_log", tmp_path / name, "--epochs", 1, "--save_freq", 1)
+    one, two = (tmp_path / name / FOLDER.replace("e2", "e1") / "ckpt.1.pth.tar" for name in ("one", "two"))
+    kept = [torch.load(path, weights_only=True) for path in (one, two)]
+    assert kept[0]["step"] == 1 and len(kept[0]["replaced_frames"]) == 2
+    assert kept[0]["replaced_frames"] == kept[1]["replaced_frames"]
+    call_together(main.main, *options, "--root_log", tmp_path / "two", "--epochs", 1, "--resume", two)
+    one, two = (path.with_name("metrics.jsonl").read_text() for path in (one, two))
+    assert json.loads(one)["train"]["replaced_frames"] == json.loads(two)["train"]["replaced_frames"] >= 16
+
+
+def test_a_run_that_goes_on_leaves_the_lines_of_its_earlier_epochs_as_they_are(options, tmp_path):
+    assert call(main.main, *options, "--root_log", tmp_path) == 0
+    file = tmp_path / FOLDER / "metrics.jsonl"
+    before = file.read_text().splitlines()
+    assert '"replaced_frames": 0}' in before[0]  # a number of frames, and not 0.0
+    assert call(main.main, *options, "--root_log", tmp_path, "--resume", "auto", "--start_epoch", 1) == 0
+    after = file.read_text().splitlines()
+    assert len(after) == 2 and after[0] == before[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_and_a_terminal_that_closes_save_though_nobody_reads_any_more(number, options, tmp_path, monkeypatch):
     """With `2>&1 | tee log`, Ctrl-C ends tee, too."""
@@ -140,6 +187,9 @@ def test_a_signal_during_an_evaluation_loses_no_training(options, tmp_path, monk
     assert call(main.main, *options, "--root_log", tmp_path / "parts", "--resume", "auto") == 0
     assert torch.equal(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
     assert [record["epoch"] for record in _records(tmp_path / "parts")] == [0, 1]
+    # An epoch of which nothing was left to train had no speed.
+    lines = (tmp_path / "parts" / FOLDER / "metrics.jsonl").read_text().splitlines()
+    assert ["videos_per_second" in line and "data_time" in line for line in lines] == [False, True]
 
 
 def test_an_evaluation_that_fails_loses_no_training(options, dataset_folder, tmp_path, capsys):

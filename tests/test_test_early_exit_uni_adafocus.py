@@ -19,6 +19,7 @@ from ops.early_exit import criterion_values, exit_decisions
 from ops.early_exit import inference as dynamic
 from ops.early_exit import run as early_exit_run
 from ops.early_exit.curve import exit_thresholds
+from ops.early_exit.figure import early_exit_figure
 from ops.early_exit.run import halves
 from ops.stepwise import stepwise
 from ops.utils.signals import StopRequest
@@ -117,9 +118,9 @@ def other_data(data: Path, copy: Path, **rows: str) -> Path:
 
 
 def test_a_run_leaves_the_documented_files(finished):
-    names = {path.name.split(".vm.")[0].split(".tfevents")[0] for path in finished.iterdir()}
+    names = {path.name for path in finished.iterdir()}  # no TensorBoard log: its steps are epochs of a training
     of_criteria = {f"early_exit_{criterion}.{kind}" for criterion in CRITERIA for kind in ("csv", "json")}
-    assert names == of_criteria | {".lock", "early_exit.png", "exit_logits.npz", "log_eval.csv", "events.out"}
+    assert names == of_criteria | {".lock", "early_exit.png", "exit_logits.npz", "log_eval.csv"}
     assert (finished / "early_exit.png").read_bytes().startswith(b"\x89PNG")
     assert kept(finished)["train_logits"].shape == (9, 3, 4) and kept(finished)["val_logits"].shape == (8, 3, 4)
 
@@ -214,6 +215,16 @@ def test_another_checkpoint_has_its_logits_computed(again, finished, folder, che
     np.testing.assert_allclose(difference, np.broadcast_to([[0], [0], [1]], difference.shape), atol=1e-4)
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_stand(folder, data, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(early_exit_run, "early_exit_figure", early_exit_figure)  # as it is without `no_pictures`
+    shutil.copyfile(checkpoint, tmp_path / "best_$_$_x.pth.tar")
+    options = [*arguments(data, tmp_path / "best_$_$_x.pth.tar", tmp_path / "log"), "--dataset", "a$_$b"]
+    assert call(script.main, *options, "--calibrate_on", "val_half", "--dynamic", 10) == 0
+    folder = folder.with_name(RUN.replace("mine", "a$_$b"))
+    assert (folder / "early_exit.png").read_bytes().startswith(b"\x89PNG")
+    assert "with the simulation's exit" in capsys.readouterr().out
+
+
 def test_half_of_the_validation_split_serves_for_thresholds_and_the_other_is_evaluated(
     options, folder, data, tmp_path, capsys
 ):
@@ -291,6 +302,26 @@ def test_a_dataset_with_several_labels_reports_map(make_dataset, tmp_path, check
     printed = capsys.readouterr().out
     assert "Early exit by entropy, mAP in percent" in printed
     assert "Published" not in printed  # other settings than the published ones
+
+
+def test_options_of_dynamic_are_named_without_it(again, folder, capsys):
+    assert call(script.main, *again, "--criterion", "entropy") == 0
+    line = "Without effect: --criterion, without --dynamic\n"
+    assert line in capsys.readouterr().out and line in (folder / "log_eval.csv").read_text()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_log_says_once_how_many_classes_the_map_leaves_out(options, folder, data, tmp_path, capsys):
+    rows = other_data(data, tmp_path / "data", val_split="val0,8,0\nval1,8,1\nval2,8,2\nval3,8,1\nval4,8,0\n")
+    options += ["--data_dir", rows, "--metric", "map", "--dynamic", 10]
+    for more, line in (
+        ([], "warning: 1 of 4 classes have no video among these 5; they are left out of the mAP"),
+        (["--calibrate_on", "val_half"], "warning: 2 of 4 classes have no video among these 3; they are left out"),
+    ):
+        assert call(script.main, *options, *more) == 0
+        captured = capsys.readouterr()
+        assert captured.out.count(line) == captured.out.count("left out of the mAP") == 1
+        assert captured.err == "" and line in (folder / "log_eval.csv").read_text()
 
 
 def test_two_processes_give_the_curves_of_one_and_compute_what_is_not_kept(options, finished, folder):

@@ -138,6 +138,24 @@ def test_options_without_effect_are_refused_in_one_line(script, change, message,
     assert message in the_error(capsys.readouterr().err)
 
 
+def test_options_that_change_nothing_are_named_where_they_were_given(options, tmp_path, capsys):
+    def lines(*more: object) -> list[str]:
+        assert call(main.main, *options, *more) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Without effect")]
+
+    checkpoint, weights = tmp_path / FOLDER / "ckpt.pth.tar", ["--glance_ckpt_path", "w.pth"]
+    assert lines() == []
+    assert lines(*weights, "--eval_suffix", "mine") == [
+        "Without effect: --glance_ckpt_path, with --pretrained none",
+        "Without effect: --eval_suffix, which names the log of --evaluate and of early exit",
+    ]
+    assert lines(*weights, "--init_from", checkpoint) == ["Without effect: --glance_ckpt_path, with --init_from"]
+    resumed = ["--resume", checkpoint, "--start_epoch", 0]
+    assert lines(*weights, *resumed) == ["Without effect: --glance_ckpt_path, with --resume"]
+    assert lines(*weights, "--evaluate", "--resume", checkpoint, "--eval_suffix", "mine") == []  # as published
+    assert "Without effect: --glance_ckpt_path, with --resume" in (tmp_path / FOLDER / "log.csv").read_text()
+
+
 def test_an_epoch_that_waited_for_frames_says_what_to_change():
     assert line_on_waiting(Averages(step_seconds=1.0, data_seconds=0.1, figures={})) == ""
     assert line_on_waiting(LossHistory(0, str).epoch_averages()) == ""  # an epoch resumed at its end

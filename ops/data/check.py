@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from errno import ENOENT, ENOTDIR
 
+import torch
+from torch import Tensor
+
 from dataset_config import DatasetConfig
 from ops.data.annotations import Annotations, read_annotations
 from ops.data.check_frames import find_bad_frames
@@ -206,6 +209,31 @@ def report_replaced(dataset: VideoDataset, say: Callable[[str], None], where: st
             f"the same video stood in for each: {first_few([dataset.video_name(row) for row in rows])}"
         )
     return frames
+
+
+class ReplacedFrames:
+    """The replaced frames of an epoch's steps so far, where each video comes once; all processes together.
+
+    Data workers read ahead and count what they read. After an interruption that is read again, so here it counts once
+    its step is done.
+    before: the `totals` of steps that an interrupted run has done. They are put into the dataset's own count.
+    """
+
+    def __init__(self, dataset: VideoDataset, before: Mapping[int, int]) -> None:
+        self._dataset = dataset
+        self._done = torch.zeros(len(dataset), dtype=torch.bool)  # this process's videos
+        if distributed.is_main_process():  # for all
+            for row, frames in before.items():
+                dataset.replaced_frames[row], self._done[row] = frames, True
+
+    def append(self, videos: Tensor) -> None:
+        """A step is done: int64 [b], the rows of this process's videos."""
+        self._done[videos] = True
+
+    def totals(self) -> dict[int, int]:
+        """How many, by the row of the video; videos without any are left out. All processes call this."""
+        counts = distributed.sum_over_processes(self._dataset.replaced_frames * self._done)
+        return {row: int(counts[row]) for row in counts.nonzero().flatten().tolist()}
 
 
 def _describe_short_videos(lists: Lists, findings: Findings) -> list[str]:

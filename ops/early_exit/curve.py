@@ -6,7 +6,6 @@ proportional to (p/20)^k; thresholds are found on the training split and used on
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -182,9 +181,7 @@ def compute_curves(
         gflops, metric, seed: as for `exit_curve`.
     """
     points = {name: exit_curve(calibration, logits, labels, gflops, name, metric, seed) for name in CRITERIA}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes without a video: `exit_curve` has given it
-        fixed = [metrics.main_metric(logits[:, number], labels, metric) for number in range(len(gflops))]
+    fixed = [metrics.main_metric(logits[:, number], labels, metric) for number in range(len(gflops))]
     return ExitCurves(metric, list(gflops), points, fixed)
 
 

@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 
 from ops.early_exit.curve import ExitCurves
 from ops.metrics import METRIC_NAMES
-from ops.report.style import FONT, new_figure, plain_axes
+from ops.report.style import FONT, fitted, new_figure, plain_axes
 
 COLOURS = {"confidence": "#0072B2", "entropy": "#D55E00"}  # told apart by colour-blind readers too
 MARKERS = {"confidence": "o", "entropy": "s"}
+TITLE_WIDTH = 4.3  # inches, from the left axis to the edge of the picture
 FIXED, RANDOM = "#777777", "#aaaaaa"  # exits that no criterion chooses
 
 
@@ -22,6 +23,7 @@ def early_exit_figure(
 ) -> Figure:
     """Metric over cost: both criteria, random exits, fixed exits, and published (GFLOPs, metric) if there are any.
 
+    title: any text; what the font does not have is a square, and where it is too long its middle is left out.
     bands: by criterion, how far the metric of each of its points goes up and down from one run to another.
     """
     axes = new_figure(5.0, 3.5, dpi=300, layout="constrained").add_subplot()
@@ -48,7 +50,7 @@ def early_exit_figure(
             *zip(*published, strict=True), color="black", linestyle="none", marker="*", markersize=9,
             markeredgecolor="white", markeredgewidth=0.6, label="published", zorder=4,
         )  # fmt: skip
-    axes.set_title(title, fontsize=FONT, loc="left")
+    axes.set_title(fitted(title, axes.figure, TITLE_WIDTH, FONT), fontsize=FONT, loc="left")
     axes.set_xlabel("GFLOPs per video", fontsize=FONT)
     axes.set_ylabel(f"{METRIC_NAMES[curves.metric]} (%)", fontsize=FONT)
     plain_axes(axes, FONT - 1)

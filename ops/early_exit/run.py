@@ -17,7 +17,7 @@ from ops.flops import cost_table, exit_gflops
 from ops.inference import float32_convolutions, prepare_for_inference
 from ops.metrics import METRIC_NAMES
 from ops.report.files import save_predictions
-from ops.report.outputs import of_checkpoint, report_precision
+from ops.report.outputs import of_checkpoint, report_left_out_classes, report_precision
 from ops.report.style import save_png
 from ops.runner import leave_early
 from ops.setup import Data, load_data, load_model
@@ -89,6 +89,7 @@ def evaluate(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool
             labels, metric = validation.labels[torch.from_numpy(rows)], validation.config.metric
             curves = compute_curves(calibration, simulated, labels, gflops, metric, options.seed)
             report(run, curves, model, weights)
+            report_left_out_classes(run.log, validation.config, labels)
             if options.save_predictions:
                 save_predictions(Path(options.save_predictions), validation, found["val"][:, -1])
             points = {point.p: point.thresholds for point in curves.points[options.criterion]}
@@ -124,9 +125,6 @@ def report(run: Run, curves: ExitCurves, model: UniAdaFocus, weights: Weights) -
     for criterion, points in curves.points.items():
         for line in curve_table(criterion, curves):
             logger.line(line)
-        for point in points:
-            figures = {"metric": point.metric, "random_metric": point.random_metric, "gflops": point.gflops}
-            logger.scalars(f"early_exit_{criterion}", figures, point.p)
         write_curve(place(result_file(folder, criterion, "csv")), points)
         path = place(result_file(folder, criterion, "json"))
         write_thresholds(path, curves, criterion, options.calibrate_on, model, weights)

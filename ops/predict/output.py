@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 from ops.predict.predictor import Failure, Outcome, Prediction
 from ops.report.files import no_formula
+from ops.utils import files
 from ops.utils.errors import UserError
 from ops.utils.failure_list import printable
-from ops.utils.files import is_pipe_or_device, whole_file
+from ops.utils.files import whole_file
 
 STDOUT = "-"
 _WIDEST_NAME = 60  # characters of a column; longer names push the rest of their line to the right
@@ -97,7 +97,7 @@ def as_csv(outcomes: Sequence[Outcome], class_names: Sequence[str]) -> bytes:
 def check_writable(target: str) -> None:
     """Find out before the work whether `deliver` will be able to write. Raises UserError."""
     path = Path(target)
-    if target == STDOUT or is_pipe_or_device(path):
+    if target == STDOUT:
         return
     if not target:
         raise UserError("--json and --csv need the name of a file, or -: an empty one was given")
@@ -105,8 +105,7 @@ def check_writable(target: str) -> None:
         raise UserError(f"{printable(target)} is a folder: give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {printable(target)}: there is no folder {printable(str(path.parent))}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write {printable(target)}: the folder is not writable")
+    files.check_writable(path)
 
 
 def deliver(content: bytes, target: str) -> None:

@@ -6,7 +6,6 @@ many videos it is the likeliest class of; and, where each video has one label, c
 are most often wrongly given, and confused_videos, how many are.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ops.metrics import mean_average_precision
+from ops.metrics import precision_of_classes
 from ops.report.files import write_csv
 from ops.report.style import AXES, FONT, fitted, new_figure
 
@@ -43,9 +42,7 @@ def class_results(logits: Tensor, labels: Tensor, metric: str, class_names: Sequ
     classes = len(class_names)
     predicted = logits.argmax(1)
     if metric == "map":
-        with warnings.catch_warnings():  # of classes without videos, which the evaluation has given already
-            warnings.simplefilter("ignore")
-            _, scores = mean_average_precision(logits, labels)
+        scores = precision_of_classes(logits, labels)
         has_class = torch.zeros(len(labels), classes + 1, dtype=torch.bool)
         has_class[torch.arange(len(labels))[:, None], labels] = True  # padding goes to the last column
         videos = has_class[:, :classes].sum(0)

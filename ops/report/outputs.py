@@ -4,7 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from dataset_config import DatasetConfig
 from models.spatial_policy import actions_to_boxes
 from models.uni_adafocus import UniAdaFocus
 from ops.data.dataset import VideoDataset
@@ -12,6 +14,7 @@ from ops.data.sources import FolderFrames
 from ops.data.transforms import evaluation_frames
 from ops.engine import Evaluated
 from ops.inference import prepare_for_inference
+from ops.metrics import classes_without_video
 from ops.report import classes
 from ops.report.curves import draw_run
 from ops.report.inspection import inspect_videos
@@ -85,6 +88,12 @@ def report_precision(run: Run, model: UniAdaFocus, dataset: VideoDataset) -> Non
         f"{precision}: {same} of {len(rows)} videos with the first class of float32, "
         f"probabilities at most {(lower - full).abs().max():.3f} apart"
     )
+
+
+def report_left_out_classes(logger: RunLogger, config: DatasetConfig, labels: Tensor) -> None:
+    """Log how many classes a mAP over videos of these labels, int64 [N, 3], leaves out, where it does."""
+    if config.metric == "map" and (note := classes_without_video(labels, config.num_classes)):
+        logger.line(f"warning: {note}")
 
 
 def spread_rows(videos: int, number: int) -> list[int]:

@@ -2,9 +2,9 @@
 
 A file is a dict with `epoch` (how many are done), `state_dict` (each key with a leading "module."), `optimizer`,
 `best_acc1` (the best main metric, percent) and, from mixed precision, `scaler`. Ours adds what an exact resume needs
-(`step`: steps done in the epoch after those; `losses` of these steps; `videos`: their number in the training split;
-`random_states`; `lists`: digests of the splits and class names; `metric`: which one `best_acc1` is of) and what helps
-to understand the file (`options`, `versions`).
+(`step`: steps done in the epoch after those; `losses` of these steps; `replaced_frames` in them, by the row of the
+video; `videos`: their number in the training split; `random_states`; `lists`: digests of the splits and class names;
+`metric`: which one `best_acc1` is of) and what helps to understand the file (`options`, `versions`).
 """
 
 import math
@@ -38,6 +38,7 @@ class Checkpoint:
     epoch: int | None  # how many are done
     step: int  # steps done in the next one
     losses: tuple[list[float], int] | None  # sums over these steps, and their number
+    replaced: Mapping[int, int]  # frames replaced in these steps, by the row of the video
     best: float | None  # the best main metric, percent
     momenta: list[Tensor | None] | None  # of each parameter of the optimizer, in its order
     scaler: Mapping[str, float] | None
@@ -87,6 +88,7 @@ def read(path: Path) -> Checkpoint:
         epoch=field("epoch", _count),
         step=field("step", _count, 0),
         losses=field("losses", _loss_totals),
+        replaced=field("replaced_frames", _counts, {}),
         best=field("best_acc1", _finite),
         momenta=field("optimizer", _momenta),
         scaler=field("scaler", _scaler),
@@ -118,6 +120,13 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= value < 2**53:
         raise ValueError(f"is {value!r:.60}, not a whole number from 0")
     return int(value)
+
+
+def _counts(value: Any) -> Mapping[int, int]:
+    """Numbers by number, which an int32 holds."""
+    if not isinstance(value, Mapping) or not all(_count(number) < 2**31 for pair in value.items() for number in pair):
+        raise ValueError("holds no whole numbers by number")
+    return value
 
 
 def _finite(value: Any) -> float:

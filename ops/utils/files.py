@@ -43,6 +43,25 @@ def is_pipe_or_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def check_writable(path: Path) -> None:
+    """Find out before the work whether `whole_file` will be able to write once the folders of `path` are made.
+
+    Asking for permissions is not enough: root has them in /proc, too. So a file is made beside, and removed at once.
+    Raises UserError where it cannot be written.
+    """
+    try:
+        if is_pipe_or_device(path):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # fails where a file is in the place of a folder
+        folder = next(parent for parent in Path(os.path.realpath(path)).parents if parent.is_dir())
+        beside = folder / _beside(path)
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, beside `path`, which takes that name when the block ends well and is gone when it does not.
@@ -51,7 +70,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     be written.
     """
     target = Path(os.path.realpath(path))
-    beside = target.with_name(f".{target.name}.{os.getpid()}{BESIDE}")
+    beside = target.with_name(_beside(target))
     try:
         if is_pipe_or_device(path):
             with open(path, "wb") as file:
@@ -66,3 +85,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 beside.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _beside(path: Path) -> str:
+    """The name of the file that is written in place of `path`."""
+    return f".{path.name}.{os.getpid()}{BESIDE}"

@@ -106,9 +106,9 @@ class RunLogger:
         path = self.folder / METRICS_FILE
         if not self.active or not path.is_file():
             return
-        kept = [record for record in read_records(path) if record["epoch"] < epoch]
+        kept = [line for line, record in _lines_and_records(path) if record["epoch"] < epoch]
         with whole_file(path) as file:
-            file.write("".join(f"{json.dumps(record)}\n" for record in kept).encode())
+            file.write("".join(f"{line}\n" for line in kept).encode())
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add values to TensorBoard under prefix/name."""
@@ -166,6 +166,11 @@ class RunLogger:
 
 def read_records(path: Path) -> Records:
     """The epochs of a metrics.jsonl. A last line that was cut off is left out; UserError, with the line, for others."""
+    return [record for _, record in _lines_and_records(path)]
+
+
+def _lines_and_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines, without their ends, beside what `read_records` says of them."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
@@ -174,7 +179,7 @@ def read_records(path: Path) -> Records:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(_record(line))
+            records.append((line.rstrip(), _record(line)))
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             if number == len(lines) and not line.endswith("\n"):
                 break

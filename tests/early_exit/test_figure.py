@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from ops.early_exit.curve import ExitCurves, ExitPoint
 from ops.early_exit.figure import early_exit_figure
@@ -53,3 +54,13 @@ def test_the_picture_is_a_png_of_printable_size(curves, tmp_path):
     header = (tmp_path / "early_exit.png").read_bytes()[:24]
     assert header.startswith(b"\x89PNG")
     assert int.from_bytes(header[16:20], "big") == 1500  # pixels across: 5 inches at 300 dpi
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("title", ["名前, best_$_$_x.pth.tar", "$", "mine, " + "W" * 200 + ".pth.tar"])
+def test_any_title_is_drawn_as_it_stands_within_the_picture(title, curves, tmp_path):
+    figure = early_exit_figure(curves, title)
+    save_png(tmp_path / "early_exit.png", figure)
+    (drawn,) = (text for text in figure.findobj(Text) if text.get_text() == figure.axes[0].get_title("left"))
+    assert drawn.get_window_extent().x1 <= figure.bbox.x1
+    assert drawn.get_text().startswith({"名": "□□, best_", "$": "\\$", "m": "mine, W"}[title[0]])

@@ -20,7 +20,7 @@ def test_the_default_of_workers_follows_from_cores_and_processes(monkeypatch, co
     parser = build_parser("training")
     options = parse_options(parser, ["--dataset", "actnet", "--data_dir", "data"])
     assert options.workers == expected
-    assert f"by cores and processes here: {expected})" in " ".join(parser.format_help().split())
+    assert f"by cores and processes: {expected})" in " ".join(parser.format_help().split())
 
 
 def test_cores_are_counted_where_no_affinity_is_known(monkeypatch):

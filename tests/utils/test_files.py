@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ops.utils.errors import UserError
-from ops.utils.files import whole_file
+from ops.utils.files import check_writable, whole_file
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -53,3 +53,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     nowhere = tmp_path / "nowhere" / "file"
     with pytest.raises(UserError, match="No such file or directory"), whole_file(nowhere):
         pass
+
+
+def test_before_the_work_a_place_is_tried_without_a_trace(tmp_path):
+    (tmp_path / "file").write_text("before")
+    for path in (tmp_path / "file", tmp_path / "new", tmp_path / "to" / "be" / "made"):
+        check_writable(path)
+    for path in (tmp_path / "file" / "new", tmp_path / "file" / "made" / "new"):
+        with pytest.raises(UserError, match=f"cannot write {path}: Not a directory"):
+            check_writable(path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"] and (tmp_path / "file").read_text() == "before"

@@ -41,6 +41,14 @@ def test_epochs_that_are_run_again_are_recorded_once(tmp_path):
     assert [(record["epoch"], record["first"]) for record in records] == [(0, True), (1, True), (2, False)]
 
 
+def test_epochs_that_stay_keep_their_lines_to_the_letter(tmp_path):
+    path, last = tmp_path / "metrics.jsonl", '{"epoch": 1, "train": {"loss": NaN, "replaced_frames": 0}}'
+    first = '{"epoch": 0, "lr": 1, "train": {"loss": 2.50, "replaced_frames": 0}, "by hand": "\u00e9"}\n'
+    path.write_text(first + last)  # whose line does not end
+    RunLogger(tmp_path).forget_epochs_from(2)
+    assert path.read_text() == first + last + "\n"
+
+
 def test_a_damaged_record_is_named_before_a_run_goes_on(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1, \0\n{"epoch": 2}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl:2: not a record"):

@@ -23,7 +23,7 @@ KEPT = {name: ODD[name] for name in PUBLISHED}
 
 def checkpoint_with(state_dict: dict, options: dict | None = None) -> Checkpoint:
     """A file with these weights and options and nothing else."""
-    return Checkpoint(PATH, state_dict, None, 0, None, {}, None, None, None, None, (), options or {})
+    return Checkpoint(PATH, state_dict, None, 0, None, {}, None, None, None, None, (), options or {}, None, {})
 
 
 @pytest.fixture(scope="module")

@@ -141,14 +141,14 @@ def find(wanted: str, folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
-def best_metric(folder: Path, metric: str) -> float | None:
-    """That metric of the best checkpoint in a run's folder, percent; None where there is none that can be read, and
-    where it was chosen by another metric."""
+def best_in(folder: Path, metric: str) -> Checkpoint | None:
+    """The best checkpoint in a run's folder; None where there is none that can be read, and where it was chosen by
+    another metric."""
     try:
         found = read(folder / BEST) if (folder / BEST).exists() else None
     except UserError:
         return None
-    return found.best if found and found.metric in (None, metric) else None
+    return found if found and found.best is not None and found.metric in (None, metric) else None
 
 
 def restore(

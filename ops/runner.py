@@ -269,10 +269,10 @@ def open_log(run: Run, state: TrainingState, main_metric: str) -> None:
     if not goes_on and state.best is not None:  # its checkpoint is not in this folder, where the best is looked for
         log.line(f"The best {main_metric} so far, {state.best:.3f}, stays in {source.parent}; here it begins anew")
         state.best = None
-    kept = checkpoint.best_metric(folder, main_metric) if log.active else None
-    if kept is not None and (state.best is None or kept > state.best):
-        log.line(f"{checkpoint.BEST} has {main_metric} {kept:.3f} and stays until an evaluation is better")
-        state.best = kept
+    kept = checkpoint.best_in(folder, main_metric) if log.active else None
+    if kept is not None and (state.best is None or kept.best > state.best or (kept.epoch or 0) > state.epoch):
+        log.line(f"{checkpoint.BEST} has {main_metric} {kept.best:.3f} and stays until an evaluation is better")
+        state.best = kept.best
 
 
 def line_on_waiting(epoch: Averages) -> str:

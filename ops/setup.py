@@ -38,13 +38,13 @@ from opts import without_effect
 ROOT = Path(__file__).resolve().parent.parent
 
 # Options that change what an evaluation says of a checkpoint, though its tensors fit.
-EVALUATED_WITH = ("num_segments", "patch_size", "temperature", "metric")
+EVALUATED_WITH = ("num_segments", "patch_size", "temperature", "decode")
 RECOMPUTES_COMPILED = "2.9"  # the first PyTorch that moves batch norms' statistics once when compiled and recomputed
 # Options whose change needs no warning when a run is continued.
 WITHOUT_CONSEQUENCE = {
     "data_dir", "root_log", "resume", "init_from", "pretrained", "glance_ckpt_path", "evaluate", "save_predictions",
     "workers", "print_freq", "eval_freq", "ignored", "start_epoch", "save_freq", "keep", "time_limit", "check_data",
-    "eval_precision", "compile", "val_batch_size", "eval_suffix", "checkpoint_activations",
+    "metric", "eval_precision", "compile", "val_batch_size", "eval_suffix", "checkpoint_activations",
 }  # fmt: skip
 
 
@@ -100,7 +100,10 @@ def load_model(run: Run, data: Data) -> tuple[UniAdaFocus, Path]:
     model = build_model(run.options, data.config.num_classes)
     checkpoint.load_model(model, found.state_dict, found.path)
     before = {name: value for name, value in found.options.items() if name in EVALUATED_WITH}
-    notes = [f"warning: not as in the checkpoint: {change}" for change in changed_options(before, run.options)]
+    changes, metric = changed_options(before, run.options), MAIN_METRIC[data.config.metric]
+    if found.metric not in (None, metric):
+        changes.append(f"main metric: {found.metric} -> {metric}")
+    notes = [f"warning: not as in the checkpoint: {change}" for change in changes]
     say_what_runs(run, data, model, [f"weights of {found.path}", *notes])
     return model.to(run.device).eval(), found.path
 

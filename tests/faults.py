@@ -114,7 +114,7 @@ class Checkpoints:
         found, problems = checkpoint.find("auto", folder)
         whole = [checkpoint.read(path).best for path in folder.glob("ckpt*")]
         remove_leftovers(folder)
-        kept = found.best in (2, 3) and checkpoint.best_metric(folder) in (2, 3) and len(whole) >= 3
+        kept = found.best in (2, 3) and checkpoint.best_in(folder, "mAP").best in (2, 3) and len(whole) >= 3
         return kept and not problems and all(path.name.startswith("ckpt.") for path in folder.iterdir())
 
 

@@ -436,6 +436,15 @@ def test_the_best_begins_anew_in_a_folder_that_does_not_hold_its_checkpoint(opti
     assert f"best Acc_pred@1 {checkpoint.read(folder / 'ckpt.best.pth.tar').best:.3f}" in printed.splitlines()[-1]
 
 
+def test_going_back_to_the_best_says_that_it_stays(options, tmp_path, capsys):
+    assert call(main.main, *options, "--root_log", tmp_path) == 0
+    capsys.readouterr()
+    best = tmp_path / FOLDER / "ckpt.best.pth.tar"
+    again = ["--resume", best, "--start_epoch", 0, "--lr", 0.001]
+    assert call(main.main, *options, "--root_log", tmp_path, *again) == 0
+    assert re.search(r"ckpt\.best\.pth\.tar has Acc_pred@1 [\d.]+ and stays until", capsys.readouterr().out)
+
+
 def test_a_best_of_another_metric_is_not_compared_with(options, tmp_path, capsys):
     assert call(main.main, *options, "--root_log", tmp_path, "--metric", "map") == 0
     path = tmp_path / FOLDER / "ckpt.pth.tar"

@@ -1,5 +1,6 @@
 """Which videos each process sees in which step: pure functions of the seed and the epoch, so a run can be repeated."""
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,6 +51,15 @@ class EvaluationBatches(BatchSampler):
         self.common_steps = -(-(num_videos // world_size) // self.batch_size)  # how many batches every process has
 
 
+def start_method(workers: int) -> str | None:
+    """How `DataLoader` starts its workers (its `multiprocessing_context`).
+
+    On Linux they are forked, as they were by default before Python 3.14: they start at once, with what is loaded, and
+    there is no server process between them and this one that a signal to the whole group would end.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
+
+
 def build_loader(dataset: VideoDataset, batches: Sampler[list[int]], workers: int, device: torch.device) -> DataLoader:
     """Batches of (frames uint8 [B, T, 3, H, W], labels int64 [B, 3], indices int64 [B])."""
     return DataLoader(
@@ -60,4 +70,5 @@ def build_loader(dataset: VideoDataset, batches: Sampler[list[int]], workers: in
         worker_init_fn=worker_init,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        multiprocessing_context=start_method(workers),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ops.data.dataset import worker_init
+from ops.data.loaders import start_method
 from ops.toy.dataset import ToySettings
 from ops.toy.scene import CLASSES, PATTERNS, draw_disc, draw_side, moving_background, paste, to_pixels
 from opts import TOY_DEFAULTS
@@ -104,7 +105,13 @@ def drawn_ahead(
     """The stills of all steps, drawn by other processes before they are asked for; others than `one_after_the_other`
     has, the same for any number of workers (0: drawn in this process)."""
     dataset = _Steps(draw, steps, classes, scale, seed)
-    return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=worker_init)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=worker_init,
+        multiprocessing_context=start_method(workers),
+    )
 
 
 @dataclass(frozen=True)

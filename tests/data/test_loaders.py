@@ -1,8 +1,12 @@
 """Who sees which video when."""
 
-import pytest
+import multiprocessing
+import sys
 
-from ops.data.loaders import EvaluationBatches, TrainingBatches
+import pytest
+import torch
+
+from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
 from ops.utils.errors import UserError
 
 
@@ -40,3 +44,15 @@ def test_a_batch_that_cannot_be_shared_or_filled_is_refused():
         TrainingBatches(10, batch_size=3, seed=0, world_size=2)
     with pytest.raises(UserError, match=r"--batch_size 16 is larger than the training split \(10 videos\)"):
         TrainingBatches(10, batch_size=16, seed=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_workers_are_forked_with_a_python_that_does_not_do_so_by_default(monkeypatch):
+    default = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # Python 3.14's
+    try:
+        batches = iter(build_loader([7, 8], EvaluationBatches(2, batch_size=1), 1, torch.device("cpu")))
+        assert isinstance(batches._workers[0], multiprocessing.context.ForkProcess)
+        batches._shutdown_workers()
+    finally:
+        multiprocessing.set_start_method(default, force=True)

@@ -238,12 +238,15 @@ def test_two_videos_with_one_folder_are_not_mixed(tmp_path):
         assert video.action == action
 
 
+FULL = "echo 'av_interleaved_write_frame(): No space left on device' >&2; touch half.jpg; exit 1"
+BEFORE_5 = f'"{shutil.which("ffmpeg")}" "$@"; truncate -s 99 image_00004.jpg; truncate -s 0 image_00005.jpg; exit 0'
+
+
 @needs_ffmpeg
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkeypatch, workers, capsys):
+@pytest.mark.parametrize(("full", "workers"), [(FULL, 1), (FULL, 2), (BEFORE_5, 1)])
+def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkeypatch, full, workers, capsys):
     for name in "abc":
         make_video(tmp_path / "videos" / f"{name}.mp4", 5)
-    full = "echo 'av_interleaved_write_frame(): No space left on device' >&2; touch half.jpg; exit 1"
     script = f'case "$*" in *b.mp4*image_*) {full};; esac; exec {shutil.which("ffmpeg")} "$@"'
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").write_text(f"#!/bin/sh\n{script}\n")

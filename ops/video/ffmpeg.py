@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 from ops.video.errors import VideoError, check_readable
@@ -39,6 +40,18 @@ class Outcome:
 def is_installed() -> bool:
     """Whether the programs ffmpeg and ffprobe are there."""
     return bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
+
+
+def timing_option() -> str:
+    """The option for how frames are timed that the installed release knows: -vsync up to FFmpeg 8, -fps_mode from 5.1
+    on."""
+    return _timing_option(shutil.which("ffmpeg"))
+
+
+@cache
+def _timing_option(program: str | None) -> str:
+    options = subprocess.run([program or "ffmpeg", "-v", "quiet", "-h", "long"], capture_output=True, text=True).stdout
+    return "-fps_mode" if "-fps_mode" in options else "-vsync"
 
 
 def source_of(video: Path) -> str:
@@ -69,7 +82,7 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
         start_new_session=True,
     )
     said = result.stderr.decode(errors="replace")
-    if os.strerror(errno.ENOSPC) in said:
+    if os.strerror(errno.ENOSPC) in said or not all(map(_is_whole, os.scandir(folder))):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     problems = _PROBLEM.findall(said)
     problem = problems[-1 if result.returncode else 0] if problems else ""
@@ -81,6 +94,14 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
     return Outcome(
         problem, _seconds(stated.groups()) * rate if stated else 0.0, rate, container[1] if container else ""
     )
+
+
+def _is_whole(file: os.DirEntry) -> bool:
+    """Whether a file ends as JPEG files do: FFmpeg before 5.0 takes no notice of a full disk."""
+    with open(file, "rb") as content:
+        end = content.seek(0, os.SEEK_END)
+        content.seek(max(end - 2, 0))
+        return content.read(2) == b"\xff\xd9"
 
 
 def promised_frames(video: Path, outcome: Outcome, frames: int) -> float:

@@ -143,7 +143,8 @@ class _FfmpegFrames:
         command = ["ffmpeg", "-nostdin", "-v", "error"]
         command += ["-threads", str(self._settings.decoder_threads)] if self._settings.decoder_threads else []
         command += ["-ss", f"{seek:.6f}"] if seek > 0 else []
-        command += ["-i", ffmpeg.source_of(self._path), "-an", "-frames:v", str(len(group)), "-vsync", "passthrough"]
+        command += ["-i", ffmpeg.source_of(self._path), "-an", "-frames:v", str(len(group))]
+        command += [ffmpeg.timing_option(), "passthrough"]
         command += ["-vf", f"select='{'+'.join(windows)}',scale=-1:{self._settings.height},{_AS_JPEG}"]
         command += ["-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
         process = subprocess.Popen(

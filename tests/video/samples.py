@@ -1,12 +1,14 @@
 """Small videos of the kinds that people have, made by the program ffmpeg on the spot: name -> how.
 
 `$` stands for the file to be made, `SOURCE` for 1.2 s of 96 x 64 pixels at 25 frames per second, `SOUND` for as much of
-a tone, and `@NAME` for another sample.
+a tone, `VFR` and `PASSTHROUGH` for how frames are timed, and `@NAME` for another sample.
 """
 
 import shlex
 import subprocess
 from pathlib import Path
+
+from ops.video.ffmpeg import timing_option
 
 _SOURCE = "-f lavfi -i testsrc2=s=96x64:r=25:d=1.2"
 _SOUND = "-f lavfi -i sine=r=44100:d=1.2"
@@ -41,12 +43,12 @@ SAMPLES = {
     # rates
     "rate_ntsc.mkv": f"-f lavfi -i testsrc2=s=96x64:r=30000/1001:d=1.2 {_FAST} $",
     "rate_odd.mp4": f"-f lavfi -i testsrc2=s=96x64:r=19.47:d=1.2 {_FAST} $",
-    "rate_varies.mp4": f"SOURCE -vf \"select='not(mod(n,3))+lt(n,20)'\" -vsync vfr {_FAST} $",
-    "rate_varies.mkv": f"SOURCE -vf \"select='mod(n,4)'\" -vsync vfr {_FAST} $",
-    "rate_jitters.mp4": f"SOURCE -vf \"setpts='N/25/TB+0.012*sin(1.7*N)/TB'\" -vsync passthrough {_FAST} $",
+    "rate_varies.mp4": f"SOURCE -vf \"select='not(mod(n,3))+lt(n,20)'\" VFR {_FAST} $",
+    "rate_varies.mkv": f"SOURCE -vf \"select='mod(n,4)'\" VFR {_FAST} $",
+    "rate_jitters.mp4": f"SOURCE -vf \"setpts='N/25/TB+0.012*sin(1.7*N)/TB'\" PASSTHROUGH {_FAST} $",
     "rates_joined.mp4": f"-f lavfi -i testsrc2=s=96x64:r=30:d=0.6 -f lavfi -i testsrc2=s=96x64:r=60:d=0.6 "
-    f"-filter_complex [0][1]concat=n=2 -vsync vfr {_FAST} $",
-    "last_held.mp4": f"SOURCE -vf \"setpts='if(lt(N,28),PTS,PTS+1.5/TB)'\" -vsync vfr {_FAST} $",
+    f"-filter_complex [0][1]concat=n=2 VFR {_FAST} $",
+    "last_held.mp4": f"SOURCE -vf \"setpts='if(lt(N,28),PTS,PTS+1.5/TB)'\" VFR {_FAST} $",
     # starts
     "offset.mkv": f"SOURCE {_FAST} -output_ts_offset 3 $",
     "offset_sound.mp4": "-itsoffset 0.7 @h264.mp4 SOUND -c:v copy -c:a aac $",
@@ -95,7 +97,9 @@ def make_sample(name: str, folder: Path) -> Path:
         path.write_bytes(content[: int(kept * len(content))])
         return path
     words = []
-    for word in shlex.split(SAMPLES[name].replace("SOURCE", _SOURCE).replace("SOUND", _SOUND)):
+    recipe = SAMPLES[name].replace("SOURCE", _SOURCE).replace("SOUND", _SOUND)
+    recipe = recipe.replace("VFR", f"{timing_option()} vfr").replace("PASSTHROUGH", f"{timing_option()} passthrough")
+    for word in shlex.split(recipe):
         if word.startswith("@"):
             words += ["-i", str(make_sample(word[1:], folder))]
         else:

@@ -91,7 +91,9 @@ class DefaultsWhereThereAreAny(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to an option's help, unless that is to go without the option."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default not in (None, "", False) else action.help
+        if action.default not in (None, "", False):
+            return super()._get_help_string(action)
+        return action.help and action.help.removesuffix(" (default: %(default)s)")  # Python 3.10 adds it for --no-...
 
 
 def build_parser(description: str, eval_freq: int = 5) -> argparse.ArgumentParser:

@@ -217,8 +217,8 @@ def test_a_published_checkpoint_needs_only_what_differs_from_the_published_setti
     [
         ("absent.mp4 --resume ours.pth.tar", "absent.mp4: no such file or folder"),
         ("videos --resume absent.pth.tar", "checkpoint absent.pth.tar does not exist"),
-        (f"videos --resume {'x' * 300}", "File name too long: xxx"),
-        (f"videos --resume ours.pth.tar --json {'x' * 300}", "File name too long: xxx"),
+        (f"videos --resume {'x' * 300}", "x" * 99),  # too long, or, from Python 3.14 on, not there
+        (f"videos --resume ours.pth.tar --json {'x' * 300}", "File name too long"),
         ("videos --resume published.pth.tar", "patch_size (128) must be from 27 to 64"),
         ("videos --resume ours.pth.tar --patch_size 40", "--patch_size 40 contradicts checkpoint ours.pth.tar"),
         ("videos --resume ours.pth.tar --classes short.txt", "names 3 classes, but checkpoint ours.pth.tar knows 4"),

@@ -65,7 +65,9 @@ def stop_with_workers() -> None:
     """SIGTERM to this process and its data workers, as launchers, Slurm and `timeout` send it to all of a group; from
     another process, since workers end quietly when their parent sends it."""
     workers = multiprocessing.active_children()
-    subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers), str(os.getpid())], check=True)
+    targets = [*(str(worker.pid) for worker in workers), str(os.getpid())]
+    send = "import os, signal, sys\nfor target in sys.argv[1:]: os.kill(int(target), signal.SIGTERM)"
+    subprocess.run([sys.executable, "-S", "-c", send, *targets], check=True)
     for worker in workers:
         worker.join(0.2)  # which returns when it has ended, as it should not
 

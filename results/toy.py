@@ -137,7 +137,7 @@ def make_results(
     results = {"settings": settings, "goals": goals(found), "seeds": found, "over_seeds": over_seeds(found)}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{preset.files}.json", results)
-    (out / f"{preset.files}.md").write_text(markdown(results, preset))
+    (out / f"{preset.files}.md").write_text(markdown(results, preset), encoding="utf-8")
     draw_curves(out / _picture(preset), results, preset)
     return results["goals"]
 
@@ -310,7 +310,7 @@ def _is_newer(made: Path, source: Path) -> bool:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """A CSV file's rows; what does not name a policy is a number."""
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return [
             {name: text if name.endswith("_policy") else float(text) for name, text in row.items()}
             for row in csv.DictReader(file)

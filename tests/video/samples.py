@@ -8,6 +8,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from ops.video.ffmpeg import timing_option
 
 _SOURCE = "-f lavfi -i testsrc2=s=96x64:r=25:d=1.2"
@@ -118,5 +120,7 @@ def make_sample(name: str, folder: Path) -> Path:
         words[-1],
     ]
     result = subprocess.run(command, capture_output=True, text=True)
+    if "Unknown encoder" in result.stderr:  # AV1 before FFmpeg 4.4
+        pytest.skip(result.stderr.strip())
     assert result.returncode == 0, result.stderr
     return path

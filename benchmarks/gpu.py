@@ -30,7 +30,7 @@ from benchmarks.baseline import Contestant, evaluation_row
 from benchmarks.measuring import NAMES, SIZES, Row, median, row_of, run, take_turns
 from benchmarks.yardstick import LOSSES
 from ops.data.dataset import VideoDataset
-from ops.data.loaders import TrainingBatches, build_loader
+from ops.data.loaders import TrainingBatches, open_loader
 from ops.engine import TrainingState, train_steps
 from ops.setup import compile_backbones
 from ops.utils.cores import available_cores
@@ -182,14 +182,14 @@ def row_from_disk(arguments: argparse.Namespace) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         config = loading.write_videos(Path(folder), videos, quality=30)
         data = VideoDataset(config, "train", arguments.num_segments, arguments.input_size, training=True)
-        loader = build_loader(data, TrainingBatches(videos, arguments.batch_size, 0), workers, ours.device)
         state = TrainingState(ours.model, ours.model, ours.optimizer, ours.scaler)
-        for _ in range(2):
-            started, waited = time.perf_counter(), 0.0
-            for step in train_steps(state, loader, seed=0, **LOSSES):
-                waited += step.data_seconds
-            float(step.figures["loss"])  # waits for the device
-            taken = time.perf_counter() - started
+        with open_loader(data, TrainingBatches(videos, arguments.batch_size, 0), workers, ours.device) as loader:
+            for _ in range(2):
+                started, waited = time.perf_counter(), 0.0
+                for step in train_steps(state, loader, seed=0, **LOSSES):
+                    waited += step.data_seconds
+                float(step.figures["loss"])  # waits for the device
+                taken = time.perf_counter() - started
     remark = f"{workers} workers; {100 * waited / taken:.0f} % of the time waiting for frames, the first ones included"
     return Row("training from frames on disk, semi-AMP bfloat16, videos/s", None, videos / taken, None, remark)
 

@@ -12,7 +12,7 @@ from ops import checkpoint, engine
 from ops.ablation import compare_policies, forward_of_policies
 from ops.data.check import ReplacedFrames, check_only, report_replaced
 from ops.data.dataset import VideoDataset
-from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
+from ops.data.loaders import EvaluationBatches, TrainingBatches, open_loader
 from ops.engine import Batch, TrainingState
 from ops.inference import prepare_for_inference
 from ops.loss_history import Averages, LossHistory
@@ -64,26 +64,26 @@ def train(run: Run, state: TrainingState, data: Data) -> None:
     batches = TrainingBatches(
         len(data.train), options.batch_size, options.seed, distributed.rank(), distributed.world_size()
     )
-    loader = build_loader(data.train, batches, options.workers, run.device)
     if state.epoch >= options.epochs:
         run.log.line(
             f"warning: nothing to train: {state.epoch} epochs are already done, and --epochs is {options.epochs}"
         )
-    for epoch in range(state.epoch, options.epochs):
-        lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
-        set_learning_rate(state.optimizer, lr)
-        batches.set_epoch(epoch, state.step)
-        data.train.set_epoch(epoch)
-        losses = train_epoch(run, state, data, run.log.progress(loader, f"epoch {epoch}"), lr)
-        metrics = evaluate_if_due(run, state, data)
-        is_best = metrics is not None and (state.best is None or metrics[main_metric] > state.best)
-        if metrics is not None:
-            state.best = metrics[main_metric] if is_best else state.best
-            run.log.line(f"Best {main_metric}: {state.best:.3f}")
-        record(run, state, data, lr, losses, metrics)
-        state.epoch, state.step, state.losses, state.replaced = epoch + 1, 0, None, {}
-        # After an evaluation, the save made just before it has already rotated the older checkpoints.
-        save(run, state, data, options.keep if metrics is None else 0, is_best)
+    with open_loader(data.train, batches, options.workers, run.device) as loader:
+        for epoch in range(state.epoch, options.epochs):
+            lr = learning_rate(epoch, options.epochs, options.lr, options.lr_type, options.lr_steps)
+            set_learning_rate(state.optimizer, lr)
+            batches.set_epoch(epoch, state.step)
+            data.train.set_epoch(epoch)
+            losses = train_epoch(run, state, data, run.log.progress(loader, f"epoch {epoch}"), lr)
+            metrics = evaluate_if_due(run, state, data)
+            is_best = metrics is not None and (state.best is None or metrics[main_metric] > state.best)
+            if metrics is not None:
+                state.best = metrics[main_metric] if is_best else state.best
+                run.log.line(f"Best {main_metric}: {state.best:.3f}")
+            record(run, state, data, lr, losses, metrics)
+            state.epoch, state.step, state.losses, state.replaced = epoch + 1, 0, None, {}
+            # After an evaluation, the save made just before it has already rotated the older checkpoints.
+            save(run, state, data, options.keep if metrics is None else 0, is_best)
     with distributed.fail_together():
         if distributed.is_main_process():
             draw_run(run.log.folder)
@@ -241,13 +241,13 @@ def evaluation_batches(run: Run, dataset: VideoDataset, what: str = "Test") -> I
     """
     share = share_of_evaluation_batch(run.options)
     batches = EvaluationBatches(len(dataset), share, distributed.rank(), distributed.world_size())
-    loader = build_loader(dataset, batches, run.options.workers, run.device)
-    for step, batch in enumerate(run.log.progress(loader, what)):
-        yield batch
-        if step % run.options.print_freq == 0:
-            run.log.line(f"{what}: [{step}/{len(batches)}]", progress=True)
-        if step < batches.common_steps and (stop := run.stop.agreed()):
-            raise Stopped(stop)
+    with open_loader(dataset, batches, run.options.workers, run.device) as loader:
+        for step, batch in enumerate(run.log.progress(loader, what)):
+            yield batch
+            if step % run.options.print_freq == 0:
+                run.log.line(f"{what}: [{step}/{len(batches)}]", progress=True)
+            if step < batches.common_steps and (stop := run.stop.agreed()):
+                raise Stopped(stop)
 
 
 @distributed.fail_together()

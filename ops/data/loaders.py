@@ -1,5 +1,6 @@
 """Which videos each process sees in which step: pure functions of the seed and the epoch, so a run can be repeated."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -60,9 +61,16 @@ def start_method(workers: int) -> str | None:
     return "fork" if workers and sys.platform == "linux" else None
 
 
-def build_loader(dataset: VideoDataset, batches: Sampler[list[int]], workers: int, device: torch.device) -> DataLoader:
-    """Batches of (frames uint8 [B, T, 3, H, W], labels int64 [B, 3], indices int64 [B])."""
-    return DataLoader(
+@contextlib.contextmanager
+def open_loader(
+    dataset: VideoDataset, batches: Sampler[list[int]], workers: int, device: torch.device
+) -> Iterator[DataLoader]:
+    """Batches of (frames uint8 [B, T, 3, H, W], labels int64 [B, 3], indices int64 [B]). Workers end with the block.
+
+    Left to Python at its exit they might not: it sends them SIGTERM and waits for ever, and where a signal to all has
+    just reached them, too, they take that for the same one (see `worker_init`).
+    """
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
@@ -72,3 +80,8 @@ def build_loader(dataset: VideoDataset, batches: Sampler[list[int]], workers: in
         persistent_workers=workers > 0,
         multiprocessing_context=start_method(workers),
     )
+    try:
+        yield loader
+    finally:
+        if loader._iterator is not None:  # which it keeps from one pass to the next
+            loader._iterator._shutdown_workers()

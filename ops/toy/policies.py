@@ -32,7 +32,7 @@ from models.uni_adafocus import Decision, UniAdaFocus
 from ops import checkpoint
 from ops.checkpoint_settings import model_of_checkpoint
 from ops.data.dataset import VideoDataset
-from ops.data.loaders import EvaluationBatches, build_loader
+from ops.data.loaders import EvaluationBatches, open_loader
 from ops.report.files import write_json
 from ops.toy.truth import ToyTruth
 from ops.utils import distributed
@@ -59,21 +59,22 @@ def policy_report(
     """
     model.eval()
     found = {table: defaultdict(list) for table in ("in_span", "covered", "patch_area")}
-    for frames, _, videos in build_loader(dataset, EvaluationBatches(len(dataset), BATCH_SIZE), workers, device):
-        learned = model.decide(model.glance(frames.to(device)))
-        in_span = torch.stack([truth.in_span(video) for video in videos.tolist()]).to(device)  # [B, T]
-        boxes = torch.stack([truth.boxes(video) for video in videos.tolist()]).to(device)  # [B, T, 4]
-        boxes = boxes.gather(1, learned.focus_indices.unsqueeze(-1).expand(-1, -1, 4))  # [B, F, 4]
-        visible = area(boxes) > 0  # [B, F]
-        for name in FRAME_POLICIES:
-            for draw in range(DRAWS if name == "random" else 1):
-                decision = decide_otherwise(model, learned, videos, Policies(frames=name, draw=draw))
-                found["in_span"][name].append(in_span.gather(1, decision.focus_indices).float().flatten())
-        for name in PATCHES:
-            for draw in range(DRAWS if name.startswith("random") else 1):
-                patches = patches_of(model, learned, videos, name, draw)
-                found["covered"][name].append((area(intersection(boxes, patches)) / area(boxes))[visible])
-                found["patch_area"][name].append(area(patches).flatten() / model.input_size**2)
+    with open_loader(dataset, EvaluationBatches(len(dataset), BATCH_SIZE), workers, device) as loader:
+        for frames, _, videos in loader:
+            learned = model.decide(model.glance(frames.to(device)))
+            in_span = torch.stack([truth.in_span(video) for video in videos.tolist()]).to(device)  # [B, T]
+            boxes = torch.stack([truth.boxes(video) for video in videos.tolist()]).to(device)  # [B, T, 4]
+            boxes = boxes.gather(1, learned.focus_indices.unsqueeze(-1).expand(-1, -1, 4))  # [B, F, 4]
+            visible = area(boxes) > 0  # [B, F]
+            for name in FRAME_POLICIES:
+                for draw in range(DRAWS if name == "random" else 1):
+                    decision = decide_otherwise(model, learned, videos, Policies(frames=name, draw=draw))
+                    found["in_span"][name].append(in_span.gather(1, decision.focus_indices).float().flatten())
+            for name in PATCHES:
+                for draw in range(DRAWS if name.startswith("random") else 1):
+                    patches = patches_of(model, learned, videos, name, draw)
+                    found["covered"][name].append((area(intersection(boxes, patches)) / area(boxes))[visible])
+                    found["patch_area"][name].append(area(patches).flatten() / model.input_size**2)
     report = {
         table: {name: 100 * float(torch.cat(values).mean().nan_to_num()) for name, values in columns.items()}
         for table, columns in found.items()

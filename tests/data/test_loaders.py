@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from ops.data.loaders import EvaluationBatches, TrainingBatches, build_loader
+from ops.data.loaders import EvaluationBatches, TrainingBatches, open_loader
 from ops.utils.errors import UserError
 
 
@@ -51,8 +51,7 @@ def test_workers_are_forked_with_a_python_that_does_not_do_so_by_default(monkeyp
     default = multiprocessing.get_start_method()
     multiprocessing.set_start_method("forkserver", force=True)  # Python 3.14's
     try:
-        batches = iter(build_loader([7, 8], EvaluationBatches(2, batch_size=1), 1, torch.device("cpu")))
-        assert isinstance(batches._workers[0], multiprocessing.context.ForkProcess)
-        batches._shutdown_workers()
+        with open_loader([7, 8], EvaluationBatches(2, batch_size=1), 1, torch.device("cpu")) as loader:
+            assert isinstance(iter(loader)._workers[0], multiprocessing.context.ForkProcess)
     finally:
         multiprocessing.set_start_method(default, force=True)

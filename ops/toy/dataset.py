@@ -19,6 +19,7 @@ in pixels of a frame (right and bottom just outside the badge) and frame numbers
 videos. A folder is made once and then reused; `--remake` makes it again with other settings.
 """
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -107,8 +108,7 @@ def make_toy_dataset(
         raise UserError(f"{data_dir}: it holds something else than the toy dataset; choose another --data_dir")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with (data_dir / SETTINGS_FILE).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(data_dir / SETTINGS_FILE):
             made_with, is_whole = _recorded_settings(data_dir)
             if is_whole and not remake:
                 if (data_dir / CLASS_FILE).read_bytes() != _text(made_with.classes).encode():
@@ -122,6 +122,7 @@ def make_toy_dataset(
                     advice = "add --remake, or choose another --data_dir"
                     raise UserError(f"{data_dir}: was made with {'; '.join(changes)}; {advice}")
                 return False
+            (data_dir / SETTINGS_FILE).open("a").close()  # or nothing is touched
             _clear(data_dir)
             try:
                 _make(data_dir, settings or (None if remake else made_with) or ToySettings(), workers)
@@ -183,6 +184,18 @@ def _draw(job: tuple[Path, int, tuple[int, int, int], ToySettings], report: Call
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
     return video.boxes
+
+
+@contextlib.contextmanager
+def _locked(settings_file: Path) -> Iterator[None]:
+    """One process at a time works in the folder of the file; those that may only read it do so together."""
+    try:
+        file, kind = settings_file.open("a"), fcntl.LOCK_EX
+    except PermissionError:
+        file, kind = settings_file.open(), fcntl.LOCK_SH
+    with file:
+        fcntl.flock(file, kind)
+        yield
 
 
 def _recorded_settings(data_dir: Path) -> tuple[ToySettings | None, bool]:

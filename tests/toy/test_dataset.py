@@ -1,5 +1,6 @@
 """The toy dataset: real files in the documented formats, the same for the same settings, and never at others' cost."""
 
+import errno
 import fcntl
 import json
 from collections import Counter
@@ -174,6 +175,20 @@ def test_a_complete_folder_is_reused_as_it_is(made: Path) -> None:
     before = contents(made)
     assert make_toy_dataset(made) is False
     assert make_toy_dataset(made, TINY) is False
+    assert contents(made) == before
+
+
+def test_a_folder_that_may_only_be_read_is_used_and_not_remade(made: Path, monkeypatch) -> None:
+    def refused(path: Path, mode: str = "r", *arguments, original=Path.open, **keywords):
+        if set(mode) & set("aw"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, mode, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refused)  # permissions would not stop root
+    before = contents(made)
+    assert make_toy_dataset(made) is False
+    with pytest.raises(UserError, match="Permission denied; the toy dataset is not made"):
+        make_toy_dataset(made, TINY, remake=True)
     assert contents(made) == before
 
 

@@ -168,7 +168,7 @@ def restore(
     path = found.path
     if found.momenta is None or found.epoch is None:
         raise UserError(f"checkpoint {path} holds weights only: start from them with --init_from")
-    load_model(state.model, found.state_dict, path)
+    load_strictly(state.model, found.state_dict, path)
     load_optimizer(state.optimizer, found.momenta, path)
     if state.scaler.is_enabled() and found.scaler:
         state.scaler.load_state_dict(dict(found.scaler))
@@ -213,7 +213,7 @@ def restore(
     return notes
 
 
-def load_model(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load strictly; raises UserError where `check_fit` does."""
     check_fit(model, state, path)
     model.load_state_dict(dict(state))

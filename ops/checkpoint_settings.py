@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.backbones import STRIDE
 from models.uni_adafocus import UniAdaFocus
-from ops.checkpoint import Checkpoint, check_fit, load_model
+from ops.checkpoint import Checkpoint, check_fit, load_strictly
 from ops.utils.errors import UserError
 
 # Settings that no tensor tells, with the published values.
@@ -42,7 +42,7 @@ def model_of_checkpoint(found: Checkpoint, overrides: Mapping[str, float | None]
         raise UserError(
             f"checkpoint {path}: {error}" + (f"; give the value it was trained with ({options})" if options else "")
         ) from error
-    load_model(model, found.state_dict, path)
+    load_strictly(model, found.state_dict, path)
     return model.eval()
 
 

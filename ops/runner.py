@@ -21,7 +21,7 @@ from ops.optim import learning_rate, set_learning_rate
 from ops.report.curves import draw_run
 from ops.report.files import save_predictions
 from ops.report.outputs import report_left_out_classes, report_precision, show_in_tensorboard, write_files
-from ops.setup import Data, build_training, find_dataset, load_data, load_model, share_of_evaluation_batch
+from ops.setup import Data, build_training, find_dataset, load_data, share_of_evaluation_batch, trained_model
 from ops.summary import print_summary
 from ops.utils import distributed
 from ops.utils.errors import EXIT_DONE, UserError, is_first_process
@@ -35,8 +35,8 @@ PUBLISHED_LABELS = {"loss": "Loss", "Acc_pred@1": "Prec@1", "Acc_pred@5": "Prec@
 def run(options: argparse.Namespace, mixed_precision: bool) -> int:
     """Train, or with `--evaluate` evaluate, as the options say. Returns the exit code; wrong input is a UserError."""
     split_names = ("val",) if options.evaluate else ("train", "val")
-    if (left := leave_early(options, split_names)) is not None:
-        return left
+    if (code := inspect_only(options, split_names)) is not None:
+        return code
     with start(options) as run:
         torch.backends.cudnn.benchmark = True  # sizes are the same in every step; as published
         data = load_data(run, split_names)
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, mixed_precision: bool) -> int:
     return run.exit_code
 
 
-def leave_early(options: argparse.Namespace, split_names: tuple[str, ...]) -> int | None:
+def inspect_only(options: argparse.Namespace, split_names: tuple[str, ...]) -> int | None:
     """Do what `--summary` and `--check_data` ask for, which is all there is to do then: the exit code, else None."""
     if options.summary:
         return print_summary(options)
@@ -137,7 +137,7 @@ def evaluate_if_due(run: Run, state: TrainingState, data: Data) -> dict[str, flo
     if not evaluation_is_due(state.epoch, options.epochs, options.eval_freq):
         return None
     try:
-        metrics, evaluated = evaluate(run, state.model, data.val)
+        metrics, evaluated = evaluate_split(run, state.model, data.val)
     except Exception as error:
         if run.stop.has_led_to(error):
             run.stop.agreed()  # the other processes are at the end of their first batch, where they ask for it
@@ -189,7 +189,7 @@ def save(run: Run, state: TrainingState, data: Data, keep: int, is_best: bool = 
 
 def evaluate_checkpoint(run: Run, data: Data) -> None:
     """What `--evaluate` does: metrics of the validation split, or with `--set_ablation` those of all policies."""
-    model, source = load_model(run, data)
+    model, source = trained_model(run, data)
     with distributed.fail_together():
         run.log.open(f"log_{run.options.eval_suffix}.csv")
     if run.options.set_ablation:
@@ -199,13 +199,13 @@ def evaluate_checkpoint(run: Run, data: Data) -> None:
     forward = forward_of_policies(run.options)
     if forward is not None:
         run.log.line(f"Ablation: {run.options.patch_policy} patches, {run.options.frame_policy} frames")
-    _, evaluated = evaluate(run, model, data.val, forward)
+    _, evaluated = evaluate_split(run, model, data.val, forward)
     with distributed.fail_together():
         if evaluated is not None and forward is None:  # these files describe the run's learned policies only
             write_files(run.log, data.val, evaluated, source)
 
 
-def evaluate(
+def evaluate_split(
     run: Run, model: UniAdaFocus, dataset: VideoDataset, forward: engine.Forward | None = None
 ) -> tuple[dict[str, float], engine.Evaluated | None]:
     """Metrics of a split, printed; predictions are kept where `--save_predictions` says so.

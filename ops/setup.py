@@ -92,13 +92,13 @@ def load_data(run: Run, split_names: Sequence[str]) -> Data:
 
 
 @distributed.fail_together()
-def load_model(run: Run, data: Data) -> tuple[UniAdaFocus, Path]:
+def trained_model(run: Run, data: Data) -> tuple[UniAdaFocus, Path]:
     """The network of `--resume` for an evaluation, and the file that it is from."""
     found = find_checkpoint(run)
     if found is None:
         raise UserError(f"no checkpoint in {run.log.folder} to evaluate: train first, or name one with --resume")
     model = build_model(run.options, data.config.num_classes)
-    checkpoint.load_model(model, found.state_dict, found.path)
+    checkpoint.load_strictly(model, found.state_dict, found.path)
     before = {name: value for name, value in found.options.items() if name in EVALUATED_WITH}
     changes, metric = changed_options(before, run.options), MAIN_METRIC[data.config.metric]
     if found.metric not in (None, metric):

@@ -49,7 +49,7 @@ def test_a_published_file_loads_strictly_with_its_momenta(small_model, tmp_path)
     path = _published_file(small_model, tmp_path / "published.pth.tar")
     other = UniAdaFocus(4, **SMALL)
     loaded = checkpoint.read(path)
-    checkpoint.load_model(other, loaded.state_dict, path)
+    checkpoint.load_strictly(other, loaded.state_dict, path)
     optimizer = _optimizer(other)
     checkpoint.load_optimizer(optimizer, loaded.momenta, path)
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_other_sizes_names_the_tensors_and_both_shapes(small_mod
     path = _published_file(UniAdaFocus(5, **(SMALL | {"num_focus_segments": 3})), tmp_path / "other.pth.tar")
     expected = re.escape("global_CNN_fc.1.weight is [5, 1280] in the file, [4, 1280] in the model")
     with pytest.raises(UserError, match=expected) as caught:
-        checkpoint.load_model(small_model, checkpoint.read(path).state_dict, path)
+        checkpoint.load_strictly(small_model, checkpoint.read(path).state_dict, path)
     assert "classifier.local_classifiers.2.1.weight is not known to the model" in str(caught.value)
 
 

@@ -32,7 +32,7 @@ from ops.utils.errors import UserError
 from ops.utils.signals import SAME_SECONDS, handled_by
 
 SPLITS = ("train", "val")
-BACKENDS = ("fast", "pillow")
+DECODERS = ("fast", "pillow")
 
 
 class VideoDataset(Dataset):
@@ -66,8 +66,8 @@ class VideoDataset(Dataset):
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
-        if backend not in BACKENDS:
-            raise UserError(f"backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
+        if backend not in DECODERS:
+            raise UserError(f"backend {backend!r} is unknown: choose one of {', '.join(DECODERS)}")
         if num_segments < 1 or input_size < 1 or seed < 0:
             raise UserError(f"num_segments {num_segments}, input_size {input_size} or seed {seed} is too small")
         self.config = config

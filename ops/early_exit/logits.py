@@ -17,7 +17,7 @@ from torch import Tensor
 from models.uni_adafocus import Output, UniAdaFocus
 from ops import engine
 from ops.data.check import report_replaced
-from ops.data.dataset import BACKENDS, VideoDataset
+from ops.data.dataset import DECODERS, VideoDataset
 from ops.early_exit.thresholds import Weights, model_sizes
 from ops.report.outputs import of_checkpoint
 from ops.runner import evaluation_batches
@@ -63,7 +63,7 @@ def dependencies(model: UniAdaFocus, dataset: VideoDataset, checkpoint_hash: str
         "frames": str(config.frames_root.resolve() / config.template),
     }
     # The usual ones are left out, so that files of older versions fit.
-    if dataset.backend != BACKENDS[0]:
+    if dataset.backend != DECODERS[0]:
         found["decode"] = dataset.backend
     if precision != "float32":
         found["eval_precision"] = precision

@@ -19,8 +19,8 @@ from ops.metrics import METRIC_NAMES
 from ops.report.files import save_predictions
 from ops.report.outputs import of_checkpoint, report_left_out_classes, report_precision
 from ops.report.style import save_png
-from ops.runner import leave_early
-from ops.setup import Data, load_data, load_model
+from ops.runner import inspect_only
+from ops.setup import Data, load_data, trained_model
 from ops.utils import distributed
 from ops.utils.errors import EXIT_WITH_FAILURES, UserError
 from ops.utils.session import Run, start
@@ -40,18 +40,18 @@ PUBLISHED_SETTINGS = {
 
 def run_early_exit(options: argparse.Namespace) -> int:
     """Evaluate early exit as the options say. Returns the exit code; wrong input is a UserError."""
-    if (left := leave_early(options, split_names(options))) is not None:
-        return left
+    if (code := inspect_only(options, split_names(options))) is not None:
+        return code
     with start(options) as run, float32_convolutions():
         data = load_data(run, split_names(options))
         with distributed.fail_together():
             if options.calibrate_on == "val_half" and len(data.val) < 2:
                 raise UserError(f"--calibrate_on val_half needs 2 or more videos; {data.config.val_split} has 1")
-        model, source = load_model(run, data)
+        model, source = trained_model(run, data)
         with distributed.fail_together():
             run.log.open(f"log_{options.eval_suffix}.csv")
             checkpoint_hash = file_hash(source) if distributed.is_main_process() else ""
-        if not evaluate(run, data, model, Weights(source, checkpoint_hash)):
+        if not evaluate_early_exit(run, data, model, Weights(source, checkpoint_hash)):
             run.exit_code = EXIT_WITH_FAILURES
     return run.exit_code
 
@@ -67,7 +67,7 @@ def halves(videos: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: videos // 2]), np.sort(order[videos // 2 :])
 
 
-def evaluate(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool:
+def evaluate_early_exit(run: Run, data: Data, model: UniAdaFocus, weights: Weights) -> bool:
     """Logits, curves, and with `--dynamic` the real thing; False where that does not agree.
 
     The training split has training-time frames and crops. Raises Stopped, on all processes, when a signal comes.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
 from ops.data import transforms
-from ops.data.dataset import BACKENDS
+from ops.data.dataset import DECODERS
 from ops.video.errors import VideoError
 from ops.video.frames import Video
 
@@ -30,7 +30,7 @@ class SegmentReader:
     some of its frames repeatedly.
     """
 
-    def __init__(self, video: Video, model: UniAdaFocus, decode: str = BACKENDS[0]) -> None:
+    def __init__(self, video: Video, model: UniAdaFocus, decode: str = DECODERS[0]) -> None:
         self.video, self.size, self._decode = video, model.input_size, decode
         self.numbers = transforms.evaluation_frames(num_frames=len(video), num_segments=model.num_segments)
         self._kept: dict[int, Tensor] = {}  # by segment

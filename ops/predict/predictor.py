@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from models.uni_adafocus import UniAdaFocus
-from ops.data.dataset import BACKENDS
+from ops.data.dataset import DECODERS
 from ops.early_exit.inference import EarlyExitInference
 from ops.flops import exit_gflops
 from ops.inference import float32_convolutions
@@ -83,7 +83,7 @@ class Predictor:
         topk: int = 5,
         batch_size: int = 8,
         settings: FrameSettings = FrameSettings(),
-        decode: str = BACKENDS[0],
+        decode: str = DECODERS[0],
         illustrate: Illustrate | None = None,
     ) -> None:
         if batch_size < 1 or topk < 1:

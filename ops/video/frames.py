@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ops.data.dataset import BACKENDS, FrameReader
+from ops.data.dataset import DECODERS, FrameReader
 from ops.data.images import MAX_ASPECT
 from ops.utils.errors import UserError
 from ops.video import ffmpeg
@@ -188,7 +188,7 @@ class FrameFolder:
     """A folder of frames, numbered from 1, as `ops.video_jpg` makes it. A frame that cannot be decoded is replaced by
     the nearest good one, and counted in `replaced`. Raises VideoError for a folder without frames."""
 
-    def __init__(self, folder: Path, template: str, decode: str = BACKENDS[0]) -> None:
+    def __init__(self, folder: Path, template: str, decode: str = DECODERS[0]) -> None:
         numbers = FrameTemplate.parse(template).numbers(folder)
         if not numbers:
             raise VideoError(f"holds no frame {template.format(1)}")

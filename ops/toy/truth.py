@@ -44,7 +44,8 @@ class ToyTruth:
         pixels; zeros where there is none."""
         dataset, boxes = self.dataset, self.videos[video]["boxes"]
         folder = dataset.config.video_folder(dataset.video_name(video))
-        width, height = Image.open(os.path.join(folder, dataset.config.template.format(1))).size
+        with Image.open(os.path.join(folder, dataset.config.template.format(1))) as frame:
+            width, height = frame.size
         rows = [
             box_in_square(boxes[str(number)], width, height, dataset.input_size) if str(number) in boxes else [0.0] * 4
             for number in self._frame_numbers(video)

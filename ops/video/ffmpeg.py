@@ -82,7 +82,7 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
         start_new_session=True,
     )
     said = result.stderr.decode(errors="replace")
-    if os.strerror(errno.ENOSPC) in said or not all(map(_is_whole, os.scandir(folder))):
+    if os.strerror(errno.ENOSPC) in said or not all(map(_is_whole, folder.iterdir())):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     problems = _PROBLEM.findall(said)
     problem = problems[-1 if result.returncode else 0] if problems else ""
@@ -96,7 +96,7 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
     )
 
 
-def _is_whole(file: os.DirEntry) -> bool:
+def _is_whole(file: Path) -> bool:
     """Whether a file ends as JPEG files do: FFmpeg before 5.0 takes no notice of a full disk."""
     with open(file, "rb") as content:
         end = content.seek(0, os.SEEK_END)

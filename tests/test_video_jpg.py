@@ -238,13 +238,21 @@ def test_two_videos_with_one_folder_are_not_mixed(tmp_path):
         assert video.action == action
 
 
-FULL = "echo 'av_interleaved_write_frame(): No space left on device' >&2; touch half.jpg; exit 1"
+FULL = "echo 'av_interleaved_write_frame(): No space left on device' >&2; printf '\\377\\331' > half.jpg; exit 1"
 BEFORE_5 = f'"{shutil.which("ffmpeg")}" "$@"; truncate -s 99 image_00004.jpg; truncate -s 0 image_00005.jpg; exit 0'
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize(("full", "workers"), [(FULL, 1), (FULL, 2), (BEFORE_5, 1)])
-def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkeypatch, full, workers, capsys):
+@pytest.mark.parametrize(
+    ("full", "workers", "why"),
+    [
+        (FULL, 1, "No space left on device"),
+        (FULL, 2, "No space left on device"),
+        (FULL.replace("No space left on device", "Disk quota exceeded"), 1, "Disk quota exceeded"),
+        (BEFORE_5, 1, "No space left on device"),
+    ],
+)
+def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkeypatch, full, workers, why, capsys):
     for name in "abc":
         make_video(tmp_path / "videos" / f"{name}.mp4", 5)
     script = f'case "$*" in *b.mp4*image_*) {full};; esac; exec {shutil.which("ffmpeg")} "$@"'
@@ -255,7 +263,7 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkey
     options = ["--parallel", "--num_workers", workers]
     assert call(main, tmp_path / "videos", tmp_path / "frames", *options) == 2
     error = the_error(capsys.readouterr().err)
-    assert "No space left on device: " in error and "make room and run this again. So far" in error
+    assert f"{why}: " in error and "make room and run this again. So far" in error
     assert set(os.listdir(tmp_path / "frames")) <= {"a", "c", "how_made.json"}
 
 

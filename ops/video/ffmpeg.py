@@ -82,8 +82,11 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
         start_new_session=True,
     )
     said = result.stderr.decode(errors="replace")
-    if os.strerror(errno.ENOSPC) in said or not all(map(_is_whole, folder.iterdir())):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    full = next((number for number in (errno.ENOSPC, errno.EDQUOT) if os.strerror(number) in said), 0)
+    if not (full or result.returncode or all(map(_is_whole, folder.iterdir()))):
+        full = errno.ENOSPC
+    if full:
+        raise OSError(full, os.strerror(full))
     problems = _PROBLEM.findall(said)
     problem = problems[-1 if result.returncode else 0] if problems else ""
     if result.returncode and not problem:
@@ -97,7 +100,7 @@ def run_published(command: Sequence[str], folder: Path) -> Outcome:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a file ends as JPEG files do: FFmpeg before 5.0 takes no notice of a full disk."""
+    """Whether a file ends as JPEG files do: to FFmpeg before 5.0 all is well where the disk is full."""
     with open(file, "rb") as content:
         end = content.seek(0, os.SEEK_END)
         content.seek(max(end - 2, 0))

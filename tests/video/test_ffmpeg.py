@@ -20,5 +20,6 @@ def test_lengths_are_in_frames_also_of_a_video_of_hours_and_beside_what_is_no_vi
 
 
 def test_a_run_that_was_killed_without_a_word_is_a_problem(tmp_path, monkeypatch):
+    (tmp_path / "image_00001.jpg").write_bytes(b"\xff\xd8")  # cut off by that, not by a full disk
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], -9, stderr=b""))
     assert ffmpeg.run_published(["ffmpeg"], tmp_path).problem == "ffmpeg ended with exit code -9"

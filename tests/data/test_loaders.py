@@ -47,7 +47,7 @@ def test_a_batch_that_cannot_be_shared_or_filled_is_refused():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
-def test_workers_are_forked_with_a_python_that_does_not_do_so_by_default(monkeypatch):
+def test_workers_are_forked_with_a_python_that_does_not_do_so_by_default():
     default = multiprocessing.get_start_method()
     multiprocessing.set_start_method("forkserver", force=True)  # Python 3.14's
     try:

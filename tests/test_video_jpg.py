@@ -22,7 +22,7 @@ from ops.video.opencv import scaled_size
 from ops.video.plan import Selection, plan
 from ops.video_jpg import extract_videos, main
 from tests.shared import ROOT, call, run_script, the_error
-from tests.videos import frame_number, make_video, set_durations
+from tests.videos import frame_number, make_video, replace_ffmpeg, set_durations
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
 ODD_NAMES = [
@@ -239,7 +239,7 @@ def test_two_videos_with_one_folder_are_not_mixed(tmp_path):
 
 
 FULL = "echo 'av_interleaved_write_frame(): No space left on device' >&2; printf '\\377\\331' > half.jpg; exit 1"
-BEFORE_5 = f'"{shutil.which("ffmpeg")}" "$@"; truncate -s 99 image_00004.jpg; truncate -s 0 image_00005.jpg; exit 0'
+BEFORE_5 = '"$FFMPEG" "$@"; truncate -s 99 image_00004.jpg; truncate -s 0 image_00005.jpg; exit 0'
 
 
 @needs_ffmpeg
@@ -255,11 +255,7 @@ BEFORE_5 = f'"{shutil.which("ffmpeg")}" "$@"; truncate -s 99 image_00004.jpg; tr
 def test_a_full_disk_stops_the_run_and_leaves_nothing_half_made(tmp_path, monkeypatch, full, workers, why, capsys):
     for name in "abc":
         make_video(tmp_path / "videos" / f"{name}.mp4", 5)
-    script = f'case "$*" in *b.mp4*image_*) {full};; esac; exec {shutil.which("ffmpeg")} "$@"'
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ffmpeg").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "bin" / "ffmpeg").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    replace_ffmpeg(monkeypatch, tmp_path, f'case "$*" in *b.mp4*image_*) {full};; esac; exec "$FFMPEG" "$@"')
     options = ["--parallel", "--num_workers", workers]
     assert call(main, tmp_path / "videos", tmp_path / "frames", *options) == 2
     error = the_error(capsys.readouterr().err)

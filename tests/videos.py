@@ -1,11 +1,14 @@
 """Small videos made on the spot, for the tests of frame extraction."""
 
+import os
+import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 CODECS = {".avi": "MJPG", ".webm": "VP80"}
 
@@ -84,3 +87,13 @@ def _replace_box(path: Path, start: int, size: int, box: bytes) -> None:
         assert kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts")
     content[start : start + size] = box
     path.write_bytes(content)
+
+
+def replace_ffmpeg(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Let the command ffmpeg be a shell script, which finds the program of that name in $FFMPEG."""
+    monkeypatch.setenv("FFMPEG", shutil.which("ffmpeg"))
+    program = folder / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)

@@ -122,7 +122,7 @@ def make_toy_dataset(
                     advice = "add --remake, or choose another --data_dir"
                     raise UserError(f"{data_dir}: was made with {'; '.join(changes)}; {advice}")
                 return False
-            (data_dir / SETTINGS_FILE).open("a").close()  # or nothing is touched
+            (data_dir / SETTINGS_FILE).open("a").close()  # raises where it may only be read, before anything is removed
             _clear(data_dir)
             try:
                 _make(data_dir, settings or (None if remake else made_with) or ToySettings(), workers)

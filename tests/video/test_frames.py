@@ -1,6 +1,5 @@
 """ops/video/frames.py: single frames of a video are those of its extraction; see also test_samples.py."""
 
-import os
 import random
 import re
 import shutil
@@ -16,7 +15,7 @@ from ops.video.frame_folders import FrameSettings
 from ops.video.frames import FrameFolder, VideoFile
 from ops.video.opencv import PlainVideo
 from tests.shared import write_frames
-from tests.videos import frame_number, make_video, set_durations, set_edit
+from tests.videos import frame_number, make_video, replace_ffmpeg, set_durations, set_edit
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
 OPENCV = FrameSettings(height=48, backend="opencv")
@@ -67,19 +66,15 @@ def test_a_long_way_between_frames_starts_ffmpeg_again_and_a_short_one_does_not(
 @needs_ffmpeg
 @pytest.mark.parametrize("lacking", ["-vsync", "-fps_mode"])
 def test_frames_are_read_by_releases_of_ffmpeg_before_5_1_and_from_9_on(tmp_path, monkeypatch, lacking):
-    real, program = shutil.which("ffmpeg"), tmp_path / "bin" / "ffmpeg"
-    known = subprocess.run([real, "-v", "quiet", "-h", "long"], capture_output=True, text=True).stdout
+    known = subprocess.run(["ffmpeg", "-v", "quiet", "-h", "long"], capture_output=True, text=True).stdout
     if not {"-vsync", "-fps_mode"} <= set(re.findall(r"-\w+", known)):
         pytest.skip("the installed release is one of them itself")
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\ncase " $* " in\n'
-        f"  *' {lacking} '*) echo 'Unrecognized option' >&2; exit 1 ;;\n"
-        f"  *' -h '*) '{real}' \"$@\" | grep -ve '{lacking}' ;;\n"
-        f"  *) exec '{real}' \"$@\" ;;\nesac\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    script = f"""case " $* " in
+        *' {lacking} '*) echo 'Unrecognized option' >&2; exit 1 ;;
+        *' -h '*) "$FFMPEG" "$@" | grep -ve '{lacking}' ;;
+        *) exec "$FFMPEG" "$@" ;;
+    esac"""
+    replace_ffmpeg(monkeypatch, tmp_path, script)
     video = VideoFile(make_video(tmp_path / "a.mp4", 30), FrameSettings(height=48, backend="ffmpeg"))
     assert [frame_number(frame) for frame in video.read([3, 4, 29])] == [2, 3, 28]
 
